@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.prometheus_server import installed
+
 ROOT = Path(__file__).parent.parent
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -89,7 +91,6 @@ def test_every_variable_is_in_the_example() -> None:
     assert {""} == {value for name, value in ENV_EXAMPLE.items() if name.endswith(("_KEY", "_PASSWORD"))}
 
 
-@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_make_env_fills_every_secret(tmp_path: Path) -> None:
     """`make env` writes a .env in which every secret has a value of its own, readable by its owner only."""
     for name in ("Makefile", ".env.example"):
@@ -117,10 +118,9 @@ def test_prometheus_keeps_exemplars() -> None:
     assert "--enable-feature=exemplar-storage" in SERVICES["prometheus"]["command"]
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool")
 def test_prometheus_accepts_its_configuration() -> None:
     """promtool finds no fault in prometheus.yml; the secret's file exists only in the container."""
-    command = ["promtool", "check", "config", "--syntax-only", str(ROOT / "prometheus.yml")]
+    command = [installed("promtool"), "check", "config", "--syntax-only", str(ROOT / "prometheus.yml")]
     assert 0 == subprocess.run(command, capture_output=True).returncode
 
 

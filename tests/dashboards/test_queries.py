@@ -11,7 +11,7 @@ import pytest
 from telemetry.metrics import METRICS, Metric
 from telemetry.pipeline_metrics import PIPELINE_METRICS
 from tests.dashboards.boards import Target, interpolated, targets
-from tests.prometheus_server import PrometheusServer, prometheus_binary
+from tests.prometheus_server import PrometheusServer, installed
 
 STEP = 60
 HOURS = 25
@@ -49,14 +49,14 @@ def lines(metric: Metric, start: int, end: int) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusServer]:
     """Yields a Prometheus that stands on blocks made of the tables."""
-    prometheus_binary()
+    promtool = installed("promtool")
     home = tmp_path_factory.mktemp("prometheus")
     end = int(time.time()) // STEP * STEP
     with (home / "day.om").open("w") as day:
         for metric in (*METRICS, *PIPELINE_METRICS):
             day.writelines(f"{line}\n" for line in lines(metric, end - HOURS * 3600, end))
         day.write("# EOF\n")
-    build = ["promtool", "tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=48h"]
+    build = [promtool, "tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=48h"]
     subprocess.run([*build, str(home / "day.om"), str(home / "prometheus-data")], check=True, capture_output=True)
     with PrometheusServer([], home) as running:
         yield running
