@@ -156,14 +156,15 @@ def _header(metric: Metric, openmetrics: bool) -> str:
 
 
 def _line_start(metric: Metric, labels: tuple[str, ...]) -> str:
-    return f"{metric.name}{_label_set(zip(metric.labels, labels, strict=True))} "
+    return f"{metric.name}{_braces(_label_texts(metric, labels))} "
 
 
 def _histogram_template(metric: Metric, labels: tuple[str, ...]) -> str:
     """Returns all lines of a label set with `%s` where the numbers go: the buckets, the count, the sum."""
-    pairs = list(zip(metric.labels, labels, strict=True))
-    starts = [f"{metric.name}_bucket{_label_set([*pairs, ('le', bound)])}" for bound in _bounds(metric)]
-    starts += [f"{metric.name}_count{_label_set(pairs)}", f"{metric.name}_sum{_label_set(pairs)}"]
+    texts = _label_texts(metric, labels)
+    bounds = [("le", f'le="{bound}"') for bound in _bounds(metric)]
+    starts = [f"{metric.name}_bucket{_braces([*texts, bound])}" for bound in bounds]
+    starts += [f"{metric.name}_count{_braces(texts)}", f"{metric.name}_sum{_braces(texts)}"]
     return "".join(f"{start.replace('%', '%%')} %s\n" for start in starts)
 
 
@@ -171,9 +172,13 @@ def _bounds(metric: Metric) -> list[str]:
     return [*map(_number, metric.buckets), "+Inf"]
 
 
-def _label_set(pairs: Iterable[tuple[str, str]]) -> str:
-    text = ",".join(f'{name}="{_escape(_encodable(value))}"' for name, value in sorted(pairs))
-    return f"{{{text}}}" if text else ""
+def _label_texts(metric: Metric, labels: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Returns each label's name and its text, `name="value"`; the name because labels are shown in order of names."""
+    return [(name, f'{name}="{_escape(_encodable(value))}"') for name, value in zip(metric.labels, labels, strict=True)]
+
+
+def _braces(texts: list[tuple[str, str]]) -> str:
+    return f"{{{','.join(text for _, text in sorted(texts))}}}" if texts else ""
 
 
 def _escape(value: str) -> str:

@@ -97,7 +97,7 @@ class Prices:
             return 0
         price = prices[0]
         if len(prices) > 1:
-            price = next(price for price in prices if price.holds(time_us))
+            price = next((price for price in prices if price.holds(time_us)), prices[-1])
         rates = price.base
         for above, tier in price.tiers:
             if input_tokens > above:

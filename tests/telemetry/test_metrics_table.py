@@ -1,4 +1,3 @@
-import shutil
 import subprocess
 from typing import Any
 
@@ -8,6 +7,7 @@ from prometheus_client.utils import floatToGoString
 from telemetry.exposition import Renderer
 from telemetry.families import CounterSeries, Family, HistogramSeries
 from telemetry.metrics import METRICS, Metric, table
+from tests.prometheus_server import installed
 
 HISTOGRAM_BOUNDS = {
     "gen_ai_invoke_agent_duration_seconds": (13, "0.1", "409.6"),
@@ -96,9 +96,7 @@ def test_same_family_twice_is_refused() -> None:
 
 def test_promtool_has_no_objection() -> None:
     """Prometheus' own linter accepts every name, type and help text of the table."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed (Debian package: prometheus)")
+    promtool = installed("promtool")
     exposition = Renderer().render([sample_family(metric) for metric in METRICS], openmetrics=False)
     linted = subprocess.run([promtool, "check", "metrics"], input=exposition, capture_output=True, check=False)
     assert (linted.returncode, linted.stderr.decode()) == (0, "")
