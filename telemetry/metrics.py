@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from agent_runtime.events.event_types import EventType as T
+from agent_runtime.events.parsing import CLASS_OF
+
 MetricType = Literal["counter", "gauge", "histogram"]
 Unit = Literal["seconds", "usd", ""]
 
@@ -18,6 +21,24 @@ _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*\Z")
 _RESERVED_SUFFIXES = ("_total", "_created", "_bucket", "_count", "_sum", "_info")
 _RESERVED_LABELS = {"le", "quantile", "job", "instance"}
 _MAX_BUCKETS = 14  # and +Inf: each bucket of each label set is a series in Prometheus
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one type of event changes a metric.
+
+    Args:
+        on: The type; None for every event.
+        labels: For each label of the metric the key of the event's data that gives its value, or `=text` for a constant.
+        value: `+1`, `-1`, or the key of the data to add: to a counter as it is, to a histogram as milliseconds.
+            `cost` adds the price of the call.
+        where: The rule applies only to events whose data is not false under this key; empty for all.
+    """
+
+    on: T | None
+    labels: tuple[str, ...] = ()
+    value: str = "+1"
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +53,7 @@ class Metric:
         unit: The base unit, also the end of the family name; empty for plain counts.
         buckets: Upper bounds of a histogram's buckets, ascending, in `unit`; `+Inf` is implied.
         source: Which events feed it, in a few words; for the documentation.
+        rules: How single events feed it; what needs several events is settled by the fold itself.
 
     Raises:
         ValueError: If the row is not a valid Prometheus metric or has an id as a label.
@@ -44,6 +66,7 @@ class Metric:
     unit: Unit = ""
     buckets: tuple[float, ...] = ()
     source: str = ""
+    rules: tuple[Rule, ...] = ()
 
     @property
     def family(self) -> str:
@@ -51,7 +74,13 @@ class Metric:
         return self.name.removesuffix("_total") if self.type == "counter" else self.name
 
     def __post_init__(self) -> None:
-        for fault in (self._name_fault(), self._text_fault(), self._label_fault(), self._bucket_fault()):
+        for fault in (
+            self._name_fault(),
+            self._text_fault(),
+            self._label_fault(),
+            self._bucket_fault(),
+            self._rule_fault(),
+        ):
             if fault:
                 raise ValueError(f"metric {self.name!r}: {fault}")
 
@@ -88,6 +117,20 @@ class Metric:
             return "bucket bounds must be finite and positive; +Inf is implied"
         return None if all(a < b for a, b in pairwise(self.buckets)) else "bucket bounds must ascend"
 
+    def _rule_fault(self) -> str | None:
+        for rule in self.rules:
+            if len(rule.labels) != len(self.labels):
+                return f"a rule gives {len(rule.labels)} label values, the metric has {len(self.labels)} labels"
+            known = {field.name for field in CLASS_OF[rule.on].FIELDS} if rule.on else {"event_type"}
+            named = {label for label in rule.labels if not label.startswith("=")}
+            if rule.value not in ("+1", "-1", "cost"):
+                named.add(rule.value)
+            if rule.where:
+                named.add(rule.where)
+            if named - known:
+                return f"{rule.on} has no {', '.join(sorted(named - known))}"
+        return None
+
 
 def table(*rows: Metric) -> tuple[Metric, ...]:
     """Returns the rows as a table.
@@ -118,6 +161,7 @@ METRICS: tuple[Metric, ...] = table(
         "Events stored, by type.",
         ("event_type",),
         source="every event",
+        rules=(Rule(None, ("event_type",)),),
     ),
     # Agents
     Metric(
@@ -126,6 +170,7 @@ METRICS: tuple[Metric, ...] = table(
         "Hand-overs from one agent to another.",
         ("from_agent", "to_agent"),
         source="agent_switched",
+        rules=(Rule(T.AGENT_SWITCHED, ("from_agent", "to_agent")),),
     ),
     Metric(
         "gen_ai_invoke_agent_duration_seconds",
@@ -135,6 +180,7 @@ METRICS: tuple[Metric, ...] = table(
         "seconds",
         AGENT_BUCKETS,
         source="agent_processing_completed",
+        rules=(Rule(T.AGENT_PROCESSING_COMPLETED, ("agent", "="), "duration_ms", "success"),),
     ),
     Metric(
         "agent_runtime_agents_active",
@@ -142,6 +188,7 @@ METRICS: tuple[Metric, ...] = table(
         "Agent invocations in progress.",
         ("gen_ai_agent_name",),
         source="agent_processing_started − agent_processing_completed",
+        rules=(Rule(T.AGENT_PROCESSING_STARTED, ("agent",)), Rule(T.AGENT_PROCESSING_COMPLETED, ("agent",), "-1")),
     ),
     Metric(
         "agent_runtime_agent_errors_total",
@@ -149,6 +196,7 @@ METRICS: tuple[Metric, ...] = table(
         "Errors that agents reported.",
         ("gen_ai_agent_name", "error_type"),
         source="agent_error_occurred",
+        rules=(Rule(T.AGENT_ERROR_OCCURRED, ("agent", "error_type")),),
     ),
     # Turns: one user message and all that follows from it
     Metric(
@@ -181,6 +229,7 @@ METRICS: tuple[Metric, ...] = table(
         "Tool calls that a model asked for.",
         ("gen_ai_tool_name", "gen_ai_agent_name"),
         source="tool_execution_requested",
+        rules=(Rule(T.TOOL_EXECUTION_REQUESTED, ("tool_name", "agent")),),
     ),
     Metric(
         "gen_ai_execute_tool_duration_seconds",
@@ -190,6 +239,10 @@ METRICS: tuple[Metric, ...] = table(
         "seconds",
         CALL_BUCKETS,
         source="tool_execution_completed, tool_execution_failed",
+        rules=(
+            Rule(T.TOOL_EXECUTION_COMPLETED, ("tool_name", "="), "duration_ms"),
+            Rule(T.TOOL_EXECUTION_FAILED, ("tool_name", "error_type"), "duration_ms"),
+        ),
     ),
     # Approvals by people
     Metric(
@@ -205,6 +258,10 @@ METRICS: tuple[Metric, ...] = table(
         "Approvals decided: approve, edit, reject or timeout.",
         ("gen_ai_tool_name", "decision"),
         source="hitl_decision_made, hitl_timeout_occurred",
+        rules=(
+            Rule(T.HITL_DECISION_MADE, ("tool_name", "decision")),
+            Rule(T.HITL_TIMEOUT_OCCURRED, ("tool_name", "=timeout")),
+        ),
     ),
     Metric(
         "agent_runtime_hitl_wait_seconds",
@@ -239,6 +296,10 @@ METRICS: tuple[Metric, ...] = table(
         "seconds",
         CALL_BUCKETS,
         source="llm_request_completed, llm_request_failed",
+        rules=(
+            Rule(T.LLM_REQUEST_COMPLETED, ("model", "provider", "="), "duration_ms"),
+            Rule(T.LLM_REQUEST_FAILED, ("model", "provider", "error_type"), "duration_ms"),
+        ),
     ),
     Metric(
         "gen_ai_client_inference_time_to_first_chunk_seconds",
@@ -248,6 +309,7 @@ METRICS: tuple[Metric, ...] = table(
         "seconds",
         CALL_BUCKETS,
         source="llm_request_completed",
+        rules=(Rule(T.LLM_REQUEST_COMPLETED, ("model", "provider", "="), "time_to_first_chunk_ms"),),
     ),
     Metric(
         "gen_ai_client_inference_usage_input_tokens_total",
@@ -255,6 +317,7 @@ METRICS: tuple[Metric, ...] = table(
         "Tokens sent to models, cached ones included.",
         _USAGE,
         source="llm_request_completed",
+        rules=(Rule(T.LLM_REQUEST_COMPLETED, ("model", "provider", "agent"), "prompt_tokens"),),
     ),
     Metric(
         "gen_ai_client_inference_usage_output_tokens_total",
@@ -262,6 +325,7 @@ METRICS: tuple[Metric, ...] = table(
         "Tokens that models generated.",
         _USAGE,
         source="llm_request_completed",
+        rules=(Rule(T.LLM_REQUEST_COMPLETED, ("model", "provider", "agent"), "completion_tokens"),),
     ),
     Metric(
         "gen_ai_client_inference_usage_cache_read_input_tokens_total",
@@ -269,6 +333,7 @@ METRICS: tuple[Metric, ...] = table(
         "Input tokens that were served from a provider's cache.",
         _USAGE,
         source="llm_request_completed",
+        rules=(Rule(T.LLM_REQUEST_COMPLETED, ("model", "provider", "agent"), "cached_tokens"),),
     ),
     Metric(
         "agent_runtime_llm_cost_usd_total",
@@ -277,6 +342,7 @@ METRICS: tuple[Metric, ...] = table(
         _USAGE,
         "usd",
         source="llm_request_completed, price table",
+        rules=(Rule(T.LLM_REQUEST_COMPLETED, ("model", "provider", "agent"), "cost"),),
     ),
     # Sessions
     Metric(
@@ -284,12 +350,14 @@ METRICS: tuple[Metric, ...] = table(
         "counter",
         "Sessions created.",
         source="session_created",
+        rules=(Rule(T.SESSION_CREATED),),
     ),
     Metric(
         "agent_runtime_sessions_active",
         "gauge",
         "Sessions created and not deleted.",
         source="session_created − session_deleted",
+        rules=(Rule(T.SESSION_CREATED), Rule(T.SESSION_DELETED, (), "-1")),
     ),
     Metric(
         "agent_runtime_messages_total",
@@ -297,6 +365,7 @@ METRICS: tuple[Metric, ...] = table(
         "Messages added to sessions, by role.",
         ("role",),
         source="message_added",
+        rules=(Rule(T.MESSAGE_ADDED, ("role",)),),
     ),
     # The fold's own health
     Metric(

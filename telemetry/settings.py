@@ -10,8 +10,8 @@ class TelemetrySettings:
 
     settle_seconds: how long, by recording time, a turn waits for late events before its metrics and spans are settled.
     turn_deadline_seconds, approval_deadline_seconds: after how long without an end a turn, or an approval that nobody
-    decides, is closed and marked incomplete. late_seconds: how long a settled turn is remembered, so that an event which
-    comes after it is counted as late instead of opening the turn again. label_budget: distinct values of one label before
+    decides, is closed and marked incomplete. late_seconds: how long a turn waits for a cause, a beginning or an
+    agent's run that nobody has seen yet. label_budget: distinct values of one label before
     the rest becomes `_other`. prices_file: JSON table of model prices that goes before the built-in one. checkpoint_seconds:
     how often the folds' state is made durable; what a restart has to fold again, at most. capture_content: whether messages,
     arguments and results may be kept.
