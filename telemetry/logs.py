@@ -26,6 +26,7 @@ Format = Literal["auto", "json", "console"]
 
 MAX_TEXT = 10_000
 MAX_DEPTH = 8
+_FIRST = ("timestamp", "level", "logger", "event")
 
 # What a terminal, or a reader of lines, could take for an order: controls, line and paragraph separators, marks that
 # turn the direction of text, and lone surrogates, which no stream can write.
@@ -94,7 +95,7 @@ def configure_logging(
     handler = _OurHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _drop_coloured_copy, *shared],
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _drop_copies, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
@@ -125,9 +126,10 @@ def add_ids(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventD
     return event_dict
 
 
-def _drop_coloured_copy(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
-    """Drop uvicorn's second copy of its message, which is meant for a terminal."""
-    event_dict.pop("color_message", None)
+def _drop_copies(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
+    """Drop what other formatters left on the record, and uvicorn's second copy of its message for a terminal."""
+    for key in ("message", "asctime", "color_message"):
+        event_dict.pop(key, None)
     return event_dict
 
 
@@ -210,13 +212,14 @@ def _escaped(value: Any) -> Any:
 
 
 def _render_json(logger: WrappedLogger, method: str, event_dict: EventDict) -> str:
-    line = json.dumps(event_dict, ensure_ascii=False, separators=(",", ":"))
+    first = {key: event_dict.pop(key) for key in _FIRST if key in event_dict}
+    line = json.dumps({**first, **event_dict}, ensure_ascii=False, separators=(",", ":"))
     # JSON itself escapes what lies below U+0020; these are escaped its way too, so that a parser gives the value back.
     return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
 
 
 def _structured_exception(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
-    """Replace exc_info by ``exception``: a list, outermost first, of type, message and frames (file, line, function)."""
+    """Replace exc_info by ``exception``: a list, outermost first, of type, message, frames (file, line, function)."""
     error = _exception_of(event_dict)
     if error is None:
         return event_dict
@@ -238,7 +241,7 @@ def _structured_exception(logger: WrappedLogger, method: str, event_dict: EventD
 
 
 def _indented_exception(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
-    """Replace exc_info by ``exception``: the traceback as text, each line marked, so that none passes for a log line."""
+    """Replace exc_info by ``exception``: the traceback as text, each line marked, so none passes for a log line."""
     error = _exception_of(event_dict)
     if error is not None:
         lines = "".join(traceback.format_exception(error, limit=-50)).splitlines()
