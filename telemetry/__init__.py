@@ -1,4 +1,5 @@
-"""Floor 2: what people look at. Metrics and spans as folds of the event store, their exposition and export, and the logs.
+"""Floor 2: what people look at. Metrics and spans as folds of the event store, their exposition and export, and the
+logs.
 
 The two tables that a maintainer edits are ``telemetry.metrics.METRICS`` and ``telemetry.spans.SPANS``.
 """

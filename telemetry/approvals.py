@@ -1,4 +1,5 @@
-"""Approvals: each call is asked about once, however many events announce it; a wait runs from the first request to the first decision."""
+"""Approvals: each call is asked about once, however many events announce it; a wait runs from the first request to
+the first decision."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ Name = tuple[str, str]
 
 
 class Wait(NamedTuple):
-    """A settled wait: its turn (or session), the first request's event, and when both ends happened, in microseconds since 1970."""
+    """A settled wait: its turn (or session), the first request's event, and when both ends happened, in microseconds
+    since 1970."""
 
     scope: str
     opening_id: str

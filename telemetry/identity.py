@@ -1,7 +1,8 @@
-"""Trace and span ids as functions of what is stored, so that any process can compute any id, before or after the span is exported.
+"""Trace and span ids as functions of what is stored, so that any process can compute any id, before or after the span
+is exported.
 
-A span is named by its opening event and its operation. The turn's own span is named by the correlation id, because which event is the
-turn's first is not known before all have arrived.
+A span is named by its opening event and its operation. The turn's own span is named by the correlation id, because
+which event is the turn's first is not known before all have arrived.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ ROOT_OPERATION = "invoke_workflow"
 
 @lru_cache(maxsize=16_384)
 def trace_id(correlation_id: str) -> bytes:
-    """16 bytes, never all zero: a correlation id of 32 lower-case hex digits is the trace id, any other is hashed (BLAKE2b-128)."""
+    """16 bytes, never all zero: a correlation id of 32 lower-case hex digits is the trace id, any other is hashed
+    (BLAKE2b-128)."""
     if len(correlation_id) == 32 and _HEX.issuperset(correlation_id) and correlation_id.strip("0"):
         return bytes.fromhex(correlation_id)
     return blake2b(correlation_id.encode(), digest_size=16).digest()

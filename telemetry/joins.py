@@ -1,6 +1,7 @@
 """Ends of steps that can't be counted without their beginning, or without the error that explains them.
 
-An end that says everything is counted at once. One that lacks its provider or its duration waits for its beginning, and an agent's
+An end that says everything is counted at once. One that lacks its provider or its duration waits for its beginning,
+and an agent's
 failed run for its error, both for the grace at most: so the order in which the two arrive makes no difference.
 """
 
@@ -62,7 +63,7 @@ class Joins:
         self._alarms: list[tuple[int, int, Name]] = []
         self._failed: list[tuple[int, int, BaseEvent, str]] = []
 
-    #: After ``take``, and while ``play`` and ``agent_failed`` run: the id of the event that opened the step; empty if unknown.
+    # After ``take``, and while ``play`` and ``agent_failed`` run: the event that opened the step; empty if unknown.
     opening_id: str
 
     def take(self, event: BaseEvent) -> dict[str, Any] | None:

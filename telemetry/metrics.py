@@ -29,7 +29,8 @@ class Rule:
 
     Args:
         on: The type; None for every event.
-        labels: For each label of the metric the key of the event's data that gives its value, or `=text` for a constant.
+        labels: For each label of the metric the key of the event's data that gives its value, or `=text` for a
+            constant.
         value: `+1`, `-1`, or the key of the data to add: to a counter as it is, to a histogram as milliseconds.
             `cost` adds the price of the call.
         where: The rule applies only to events whose data is not false under this key; empty for all.

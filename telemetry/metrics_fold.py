@@ -1,6 +1,7 @@
 """The metrics as a fold of events: plays the METRICS table, and settles what needs several events.
 
-Single events are played through *bindings*: the series that an event of this type with these label values touches, found once and kept.
+Single events are played through *bindings*: the series that an event of this type with these label values touches,
+found once and kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Exports the spans: reads the store from a cursor of its own, folds, sends, and advances only when the backend has taken them.
+"""Exports the spans: reads the store from a cursor of its own, folds, sends, and advances only when the backend has
+taken them.
 
-The store is the queue: while the backend is down nothing is read, so nothing piles up. After a crash, what was sent since the last
-checkpoint is sent again, byte for byte.
+The store is the queue: while the backend is down nothing is read, so nothing piles up. After a crash, what was sent
+    since the last checkpoint is sent again, byte for byte.
 """
 
 from __future__ import annotations
@@ -178,7 +179,8 @@ class Outbox:
             logger.warning("spans wait in the store, the backend did not take them: %s", result.message)
 
     async def _refused(self, batch: Sequence[bytes], result: Result, count: int) -> None:
-        """Dead-letter what the backend will never take. Of a partial success it does not say which, so the batch is named."""
+        """Dead-letter what the backend will never take. Of a partial success it does not say which, so the batch is
+        named."""
         self.figures.refused += count
         spans = [record for record, _ in read_spans(self._encoder.request(batch))]
         first = spans[0]["attributes"].get("agent_runtime.event_id", "")

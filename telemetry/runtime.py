@@ -134,7 +134,8 @@ class Telemetry:
 
 
 def resource_attributes() -> dict[str, object]:
-    """Attributes of this process, from ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES``; the service is agent-runtime by default."""
+    """Attributes of this process, from ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES``; the service is
+    agent-runtime by default."""
     attributes = dict(Resource.create().attributes)
     if str(attributes.get("service.name", "")).startswith("unknown_service"):
         attributes["service.name"] = SERVICE_NAME

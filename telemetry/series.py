@@ -1,4 +1,5 @@
-"""The series of a metric as the fold keeps them: whole numbers, so that their sums do not depend on the order of arrival."""
+"""The series of a metric as the fold keeps them: whole numbers, so that their sums do not depend on the order of
+arrival."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ NANO = 1_000_000_000
 OTHER = "_other"
 MAX_SERIES = 1_000
 
-# What an exemplar needs: the value in nanoseconds, the correlation id, the span's operation, its opening event's id (empty: the turn's
-# own span), the time in microseconds.
+# What an exemplar needs: the value in nanoseconds, the correlation id, the span's operation, its opening event's id
+# (empty: the turn's own span), the time in microseconds.
 Observed = tuple[int, str, str, str, int]
 
 
@@ -59,7 +60,8 @@ class Histogram:
 
 
 class SeriesTable:
-    """All series of one metric, at most ``MAX_SERIES``; label sets beyond that share one whose values are all ``_other``."""
+    """All series of one metric, at most ``MAX_SERIES``; label sets beyond that share one whose values are all
+    ``_other``."""
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
@@ -80,7 +82,8 @@ class SeriesTable:
         return found
 
     def family(self) -> Family:
-        """The series as plain data, in exposed units. What did not change since the last call is the same object as then."""
+        """The series as plain data, in exposed units. What did not change since the last call is the same object as
+        then."""
         shown: list[Any] = []
         for cell in self.series.values():
             if cell.shown is None:

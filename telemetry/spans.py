@@ -27,7 +27,8 @@ class SpanRow:
         operation: first word of its name, and ``gen_ai.operation.name`` where ``gen_ai`` is true.
         subject: the key of the data that completes its name.
         opens, closes: event types at its two ends. announces: types that belong to it, but are not its beginning.
-        key: the key of the data that both ends share. It joins them where the end does not name the opening event as its cause.
+        key: the key of the data that both ends share. It joins them where the end does not name the opening event as
+            its cause.
         phase: what a turn's time inside it counts as.
         kind: OTLP span kind.
         attributes: copied from any of its events, later events win.

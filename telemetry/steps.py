@@ -1,4 +1,5 @@
-"""From the events of a turn to its steps: agent runs, model calls, tool calls, waits for people; with parents and phases.
+"""From the events of a turn to its steps: agent runs, model calls, tool calls, waits for people; with parents and
+phases.
 
 Everything here is a function of the set of events, not of the order in which they came.
 """
@@ -27,7 +28,8 @@ class Step:
         key: what its events share, a call id for instance.
         opened, closed: the events at its ends; None where it did not come.
         announced: the event that asked for it, if there is one. others: further events of its beginning.
-        start_us, end_us: microseconds since 1970, ``end_us`` never before ``start_us``; the turn's last time while it is open.
+        start_us, end_us: microseconds since 1970, ``end_us`` never before ``start_us``; the turn's last time while it
+            is open.
         negative: its end lay before its start and was moved.
     """
 
@@ -92,7 +94,8 @@ class TurnFacts:
         self._parents: dict[str, Step | None] = {}
 
     def _find_steps(self) -> list[Step]:
-        """Beginnings first, then ends: an end belongs to the beginning that is its cause, else to the first open one of its key."""
+        """Beginnings first, then ends: an end belongs to the beginning that is its cause, else to the first open one
+        of its key."""
         by_key: dict[tuple[str, str], list[Step]] = {}
         steps: list[Step] = []
         seen: dict[tuple[str, str], int] = {}
@@ -108,7 +111,8 @@ class TurnFacts:
                 continue
             key = step_key(row, role, event)
             same = by_key.setdefault((row.operation, key), [])
-            # Several types may announce one and the same beginning; the n-th of each type belongs to the n-th step of that key.
+            # Several types may announce one and the same beginning; the n-th of each type belongs to the n-th step of
+            # that key.
             nth = seen.get((event.event_type, key), 0)
             seen[event.event_type, key] = nth + 1
             if nth < len(same):
@@ -173,7 +177,8 @@ class TurnFacts:
         return any(step.row is HUMAN for step in self.open_steps)
 
     def parent(self, event: BaseEvent) -> Step | None:
-        """The step in which ``event`` happened: the nearest ancestor, along causes, that had begun and not ended; None for the turn itself."""
+        """The step in which ``event`` happened: its nearest ancestor, along causes, that was open; None for the
+        turn."""
         cause = event.causation_id
         for _ in range(2 * len(self.events)):
             ancestor = self.by_id.get(cause) if cause else None
@@ -209,10 +214,11 @@ class TurnFacts:
         return agent_error(self.events, ends[-1].data.get("agent")) or "error"
 
     def phases(self) -> dict[str, int]:
-        """The turn's microseconds, divided without overlap: model, tool, human, runtime (the rest); their sum is the turn.
+        """The turn's microseconds, divided without overlap: model, tool, human, runtime (the rest); their sum is the
+        turn.
 
-        Where steps overlap the work counts before the wait: model, then tool, then human. A tool call whose time includes the wait
-        for its own approval counts as human for that long.
+        Where steps overlap the work counts before the wait: model, then tool, then human. A tool call whose time
+            includes the wait for its own approval counts as human for that long.
         """
         intervals: dict[str, list[tuple[int, int]]] = {"model": [], "tool": [], "human": []}
         waits: dict[str, list[tuple[int, int]]] = {}
@@ -242,7 +248,7 @@ class TurnFacts:
 
 
 def step_key(row: SpanRow, role: int, event: BaseEvent) -> str:
-    """What the events of a step share: the key of their data, else the opening event's id, which the end names as its cause."""
+    """What the events of a step share: the key of their data, else the opening event's id, the end's cause."""
     if row.key:
         key = event.data.get(row.key)
         if key is not None:

@@ -67,7 +67,7 @@ class TurnBook:
 
     Args:
         deadlines: see ``Deadlines``.
-        look: called when a turn is due, with its facts, whether it is settled now, and whether that is at a deadline, incomplete.
+        look: called when a turn is due, with its facts, whether it is settled now, and whether that is incomplete.
         store: asked about causes outside a turn, and about what a turn held that was settled or is loaded again.
     """
 
@@ -85,7 +85,7 @@ class TurnBook:
         return len(self._active) + len(self._waiting)
 
     def add(self, event: BaseEvent) -> Turn | None:
-        """Take an event; its turn, or None if it belongs to none. ``due`` must have been called up to its recording time."""
+        """Take an event; its turn, or None if it has none. ``due`` must have been called up to its recording time."""
         correlation_id = event.correlation_id
         if correlation_id is None:
             return None

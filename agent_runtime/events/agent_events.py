@@ -39,7 +39,8 @@ class AgentSwitchedEvent(BaseEvent):
 
 
 class AgentProcessingStartedEvent(BaseEvent):
-    """An agent began to work on a message. The message itself is kept (as a preview) only while content capture is on."""
+    """An agent began to work on a message. The message itself is kept (as a preview) only while content capture is
+    on."""
 
     __slots__ = ()
     TYPE = EventType.AGENT_PROCESSING_STARTED

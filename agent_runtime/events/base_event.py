@@ -53,7 +53,8 @@ class BaseEvent:
     Attributes:
         time_us: the timestamp in microseconds since 1970.
         position: place in the store, 1, 2, 3 …; 0 until it is stored.
-        recorded_ns: when the store took it, nanoseconds since 1970, never decreasing along positions; 0 until it is stored.
+        recorded_ns: when the store took it, nanoseconds since 1970, never decreasing along positions; 0 until it is
+            stored.
 
     Raises:
         InvalidEvent: something about it can't be stored; the message says what and where.

@@ -6,7 +6,8 @@ PREVIEW_CHARACTERS = 500
 
 
 class ContentCapture:
-    """The one switch. ``main`` and ``telemetry.attach`` set it from ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT``."""
+    """The one switch. ``main`` and ``telemetry.attach`` set it from
+    ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT``."""
 
     enabled: bool = False
 

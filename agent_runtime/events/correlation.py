@@ -1,7 +1,7 @@
 """The current correlation id (one turn, one trace) and the current cause, carried by a context variable.
 
-Every event takes both when it is built, unless they are given. While a handler runs, the event that it handles is the cause of
-whatever the handler publishes.
+Every event takes both when it is built, unless they are given. While a handler runs, the event that it handles is the
+cause of whatever the handler publishes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class EventContext(NamedTuple):
 NO_CONTEXT = EventContext()
 current: ContextVar[EventContext] = ContextVar("agent_runtime_event_context", default=NO_CONTEXT)
 
-# Ids must be unique, not secret: a generator seeded by the system is four times faster than asking the system each time.
+# Ids must be unique, not secret: a generator seeded by the system is four times faster than asking the system each
+# time.
 _random = random.Random(os.urandom(32))
 os.register_at_fork(after_in_child=lambda: _random.seed(os.urandom(32)))
 random_bits = _random.getrandbits

@@ -1,6 +1,7 @@
 """Domain events: what happened in the words of the business, beside the infrastructure events of the same bus.
 
-On its way through the bus a domain event travels inside a ``DomainRecord``, so that store and subscribers need to know one shape.
+On its way through the bus a domain event travels inside a ``DomainRecord``, so that store and subscribers need to
+know one shape.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The catalogue of event types and categories.
 
-Underscore spelling is canonical; the dotted spelling of older publishers (``agent.switched``, ``session.message.added``) is accepted
+Underscore spelling is canonical; the dotted spelling of older publishers (``agent.switched``,
+``session.message.added``) is accepted
 wherever a type is looked up: ``EventType("agent.switched") is EventType.AGENT_SWITCHED``.
 """
 
@@ -63,7 +64,8 @@ class EventType(StrEnum):
         if not isinstance(value, str) or "." not in value:
             return None
         name = value.replace(".", "_")
-        # Older publishers prefix some types with their category: system.background_task.started, metrics.performance.measured.
+        # Older publishers prefix some types with their category: system.background_task.started,
+        # metrics.performance.measured.
         for candidate in (name, name.partition("_")[2]):
             if (member := cls._value2member_map_.get(candidate)) is not None:
                 return member  # type: ignore[return-value]

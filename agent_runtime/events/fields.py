@@ -1,7 +1,8 @@
 """What may stand in an event's data: the rules of the edge, checked once, when an event is built or parsed.
 
-After this check every value is JSON that SQLite, PostgreSQL, Prometheus and OTLP all take as it is: finite numbers, int64, no lone
-surrogates, no NUL, bounded depth, key count and length; names that become labels have no control characters.
+After this check every value is JSON that SQLite, PostgreSQL, Prometheus and OTLP all take as it is: finite numbers,
+    int64, no lone surrogates, no NUL, bounded depth, key count and length; names that become labels have no control
+    characters.
 """
 
 from __future__ import annotations
@@ -145,25 +146,27 @@ def _check_other(value: Any, where: str, depth: int) -> Any:
             raise InvalidEvent(where, f"is nested deeper than {MAX_DEPTH} levels")
         if len(value) > MAX_ITEMS:
             raise InvalidEvent(where, f"has {len(value)} items, the limit is {MAX_ITEMS}")
-        items = list(value) if type(value) is tuple else value
+        items: list[Any] = value if type(value) is list else list(value)
         for index, item in enumerate(items):
-            # One rule for values wherever they stand: an item is checked as the single value of an object.
-            box = {"": item}
-            check_item(box, f"{where}[{index}]", depth)
-            if box[""] is not item:
-                items[index] = box[""]
+            plain = _check_item(item, f"{where}[{index}]", depth)
+            if plain is not item:
+                items[index] = plain
         return items
     if isinstance(value, Enum):
-        return _check_other(value.value, where, depth) if not isinstance(value.value, str | int) else value.value
-    for plain in (str, int, float, dict):
-        if isinstance(value, plain):
-            return plain(value)
+        return _check_item(value.value, where, depth)
+    if isinstance(value, str):
+        return _check_item(str(value), where, depth)
+    if isinstance(value, int):
+        return _check_item(int(value), where, depth)
+    if isinstance(value, float):
+        return _check_item(float(value), where, depth)
+    if isinstance(value, dict):
+        return _check_item(dict(value), where, depth)
     raise InvalidEvent(where, f"can't be JSON: it is {_article(type(value).__name__)}")
 
 
-def check_item(box: dict[str, Any], where: str, depth: int) -> None:
-    """Check the value of a one-entry ``box`` under the name ``where``, replacing it by a plain one if needed."""
-    value = box[""]
+def _check_item(value: Any, where: str, depth: int) -> Any:
+    """Check one value that is not under a key of an object; the plain value that stands for it."""
     kind = type(value)
     if kind is dict:
         check_object(value, where, depth + 1)
@@ -177,7 +180,8 @@ def check_item(box: dict[str, Any], where: str, depth: int) -> None:
         if value - value != 0:
             raise InvalidEvent(where, f"is not a finite number: {value}")
     elif kind is not bool and value is not None:
-        box[""] = _check_other(value, where, depth + 1)
+        return _check_other(value, where, depth + 1)
+    return value
 
 
 def _check_text(value: str, where: str, limit: int) -> None:

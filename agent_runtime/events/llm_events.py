@@ -48,7 +48,8 @@ class LLMRequestStartedEvent(BaseEvent):
 
 
 class LLMRequestCompletedEvent(BaseEvent):
-    """A model answered. Durations in milliseconds, counts in tokens; ``cached_tokens`` are part of ``prompt_tokens``."""
+    """A model answered. Durations in milliseconds, counts in tokens; ``cached_tokens`` are part of
+    ``prompt_tokens``."""
 
     __slots__ = ()
     TYPE = EventType.LLM_REQUEST_COMPLETED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,6 @@ from agent_runtime.events.base_event import (
     as_time_us,
     as_uuid,
     fill,
-    format_time_us,
     new_event_id,
 )
 from agent_runtime.events.domain_events import DOMAIN_EVENTS, DomainRecord
@@ -32,17 +32,16 @@ CLASS_OF: dict[EventType, type[BaseEvent]] = {
 }
 
 _BY_SPELLING: dict[str, EventType] = {str(kind): kind for kind in EventType}
-_ENVELOPE = frozenset(
-    "event_id event_type event_category timestamp session_id correlation_id causation_id data source version".split()
-)
 
 
 def parse_event(source: str | bytes | Mapping[str, Any]) -> BaseEvent:
     """Build the event that ``source`` describes, as an instance of its own class.
 
     Args:
-        source: JSON text, or the object parsed from it, with the ten keys of ``BaseEvent.to_dict``. ``event_type`` (either
-            spelling) and the keys of its data are required; a missing ``event_id`` is minted, a missing ``timestamp`` is now.
+        source: JSON text, or the object parsed from it, with the ten keys of ``BaseEvent.to_dict``. ``event_type``
+            (either
+            spelling) and the keys of its data are required; a missing ``event_id`` is minted, a missing ``timestamp``
+            is now.
 
     Raises:
         InvalidEvent: says what was wrong and where.
@@ -79,7 +78,7 @@ def parse_event(source: str | bytes | Mapping[str, Any]) -> BaseEvent:
     event.event_type = kind
     event.event_category = CATEGORY_OF[kind]
     event.event_id = new_event_id() if event_id is None else as_uuid(event_id, "event_id")
-    event.time_us = as_time_us(timestamp if timestamp is not None else _now())
+    event.time_us = time.time_ns() // 1000 if timestamp is None else as_time_us(timestamp)
     event.session_id = get("session_id")
     event.correlation_id = get("correlation_id")
     event.causation_id = get("causation_id")
@@ -92,21 +91,14 @@ def parse_event(source: str | bytes | Mapping[str, Any]) -> BaseEvent:
     return event
 
 
-def _now() -> str:
-    import time
-
-    return format_time_us(time.time_ns() // 1000)
-
-
 def _parse_domain(source: Mapping[str, Any], name: str) -> DomainRecord:
     """A stored domain event; ``ValueError`` of its model becomes ``InvalidEvent``."""
     data = source.get("data")
     if not isinstance(data, dict):
         raise InvalidEvent("data", f"expected an object, got {json_name(data)}")
     try:
-        domain = DOMAIN_EVENTS[name](
-            event_id=source.get("event_id") or new_event_id(), occurred_at=source.get("timestamp") or _now(), **data
-        )
+        keys = {"event_id": source.get("event_id"), "occurred_at": source.get("timestamp")}
+        domain = DOMAIN_EVENTS[name].model_validate({**data, **{key: value for key, value in keys.items() if value}})
     except ValueError as error:
         raise InvalidEvent("data", f"is no {name}: {error}") from None
     record = DomainRecord.of(domain)
