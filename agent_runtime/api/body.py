@@ -1,0 +1,115 @@
+"""Reading a request's body within its limit, counted before and after decompression."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+from starlette.types import Receive
+
+from agent_runtime.api.answers import Refusal
+
+# A sender that is still writing would miss an early answer: what is too large is read to its end, up to here.
+DISCARD_BYTES = 64 * 1024 * 1024
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> bytes:
+    """The whole body, decompressed.
+
+    Args:
+        headers: of the request, names in lower case; ``content-encoding`` may be gzip.
+        limit: bytes that it may have, compressed and decompressed. No more than that is ever held.
+
+    Raises:
+        Refusal: 413 too large, 415 unknown encoding, 400 broken gzip or a body that ends too early.
+    """
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding not in (b"identity", b"", b"gzip", b"x-gzip"):
+        raise Refusal(415, "content-encoding must be gzip, or none")
+    too_large = Refusal(413, f"the body has more than {limit} bytes")
+    declared = headers.get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > limit:
+        if int(declared) <= DISCARD_BYTES:
+            await _discard(receive)
+        raise too_large
+    message = await receive()
+    body = message.get("body", b"")
+    if not message.get("more_body", False) and not encoding.endswith(b"gzip"):
+        if message["type"] == "http.disconnect":
+            raise _GONE
+        if len(body) > limit:
+            raise too_large
+        return bytes(body)
+    sink = _Gunzip(limit) if encoding.endswith(b"gzip") else _Plain(limit)
+    received = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise _GONE
+        received += len(body)
+        if received > limit or not sink.take(body):
+            if message.get("more_body", False):
+                await _discard(receive)
+            raise too_large
+        if not message.get("more_body", False):
+            return sink.whole()
+        message = await receive()
+        body = message.get("body", b"")
+
+
+_GONE = Refusal(400, "the body ended too early")
+
+
+async def _discard(receive: Receive) -> None:
+    total = 0
+    while total <= DISCARD_BYTES:
+        message = await receive()
+        total += len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
+
+
+class _Plain:
+    """Collects the body as it is; ``take`` says whether it still fits."""
+
+    def __init__(self, limit: int) -> None:
+        self._chunks: list[bytes] = []
+
+    def take(self, chunk: bytes) -> bool:
+        self._chunks.append(chunk)
+        return True
+
+    def whole(self) -> bytes:
+        return b"".join(self._chunks)
+
+
+class _Gunzip:
+    """Decompresses as the body comes, never further than the limit. A file of several gzip members is one body."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._chunks: list[bytes] = []
+        self._member = zlib.decompressobj(_GZIP)
+        self._began = False
+
+    def take(self, chunk: bytes) -> bool:
+        while chunk:
+            if self._member.eof:
+                self._member = zlib.decompressobj(_GZIP)
+            try:
+                plain = self._member.decompress(chunk, self._limit - self._size + 1)
+            except zlib.error:
+                raise Refusal(400, "the body is not valid gzip") from None
+            self._began = True
+            self._size += len(plain)
+            self._chunks.append(plain)
+            if self._size > self._limit:
+                return False
+            chunk = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+        return True
+
+    def whole(self) -> bytes:
+        if self._began and not self._member.eof:
+            raise Refusal(400, "the gzip body ends too early")
+        return b"".join(self._chunks)
