@@ -38,7 +38,6 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     # gRPC waits up to two minutes before it tries a dead address again; the outbox decides that, not the channel.
     ("grpc.initial_reconnect_backoff_ms", 500),
-    ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
