@@ -15,6 +15,7 @@ logger = logging.getLogger("agent_runtime.events")
 
 CHUNK = 500
 TICK_SECONDS = 0.5
+REPORT_SECONDS = 0.05
 
 
 class Projection(Protocol):
@@ -96,6 +97,8 @@ class ProjectionRunner:
         if position <= self.position:
             self.projection.settle(now_ns)
             return False
+        # Committed already, but the writer's report is still on its way to this very loop: let it arrive.
+        await self._bus.feed.wait(self.position, REPORT_SECONDS)
         return True
 
     async def _follow(self) -> None:
