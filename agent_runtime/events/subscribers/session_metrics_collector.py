@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -149,7 +150,7 @@ class SessionMetricsCollector(FoldingSubscriber):
         self._max_sessions = max_sessions
         self._max_requests = max_requests
         # Least recently active first. None: it may have had events that are not held here, so the store must be asked.
-        self._sessions: dict[str, _Session | None] = {}
+        self._sessions: OrderedDict[str, _Session | None] = OrderedDict()
         self._partial = False
         self._folds = dict.fromkeys(LLM_TYPES, self._on_llm_event)
 
@@ -159,7 +160,7 @@ class SessionMetricsCollector(FoldingSubscriber):
             self._store = bus.store
             if bus.store.last_position():
                 self._partial = True
-                self._sessions = dict.fromkeys(self._sessions)
+                self._sessions = OrderedDict.fromkeys(self._sessions)
         return super().attach(bus)
 
     def get_session_metrics(self, session_id: str) -> dict[str, Any] | None:
@@ -184,7 +185,7 @@ class SessionMetricsCollector(FoldingSubscriber):
 
     def reset_metrics(self) -> None:
         """Forget every session."""
-        self._sessions = {}
+        self._sessions = OrderedDict()
         self._partial = False
 
     def dump(self) -> bytes:
@@ -195,22 +196,23 @@ class SessionMetricsCollector(FoldingSubscriber):
         """See ``Projection.load``."""
         kept = orjson.loads(state)
         self._partial = kept["partial"]
-        self._sessions = {
-            session_id: None if session is None else _session(session)
+        self._sessions = OrderedDict(
+            (session_id, None if session is None else _session(session))
             for session_id, session in kept["sessions"].items()
-        }
+        )
 
     def _on_llm_event(self, event: BaseEvent) -> None:
         if event.session_id is None:
             return
-        if event.session_id in self._sessions:
-            session = self._sessions.pop(event.session_id)
+        sessions = self._sessions
+        if event.session_id in sessions:
+            sessions.move_to_end(event.session_id)
         else:
-            session = None if self._partial and self._store is not None else _Session()
-        self._sessions[event.session_id] = session
-        if len(self._sessions) > self._max_sessions:
-            del self._sessions[next(iter(self._sessions))]
-            self._partial = True
+            sessions[event.session_id] = None if self._partial and self._store is not None else _Session()
+            if len(sessions) > self._max_sessions:
+                sessions.popitem(last=False)
+                self._partial = True
+        session = sessions[event.session_id]
         if session is not None:
             session.fold(event, self._max_requests)
 
