@@ -1,1 +1,2 @@
-"""Every performance bar beside its yardsticks. ``python -m benchmarks`` runs all and writes ``benchmarks/results.md``."""
+"""Every performance bar beside its yardsticks. ``python -m benchmarks`` runs all and writes
+``benchmarks/results.md``."""

@@ -1,6 +1,7 @@
 """Runs each benchmark module in a process of its own, and writes what they measured to ``benchmarks/results.md``.
 
-Usage: ``python -m benchmarks [NAME …]``; names are modules without ``bench_``. With names, the results are only printed.
+Usage: ``python -m benchmarks [NAME …]``; names are modules without ``bench_``. With names, the results are only
+    printed.
 """
 
 from __future__ import annotations
