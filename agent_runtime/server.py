@@ -1,4 +1,4 @@
-"""uvicorn, with two changes: streams learn of the end before they are waited for, and a stop by signal is a clean exit."""
+"""uvicorn, with two changes: streams learn of the end before they are waited for, and a signal ends it cleanly."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )

@@ -132,13 +132,13 @@ class Gate:
     Args:
         app: what is guarded.
         keys: the keys that are configured.
-        rate_limit: requests a second for each key, or for each address while there are no keys; 0 for no limit.
+        limit: for each key, or for each address while there are no keys.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, rate_limit: float = 0.0) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, limit: RateLimit | None = None) -> None:
         self._app = app
         self._keys = keys
-        self._limit = RateLimit(rate_limit) if rate_limit else None
+        self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or answer it with 401, 403 or 429."""

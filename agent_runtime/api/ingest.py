@@ -45,6 +45,11 @@ class Ingest:
             self._figures.answered(refusal.status)
             await refusal.response()(scope, receive, send)
             return
+        except Exception:
+            logger.exception("POST /events failed")
+            self._figures.answered(500)
+            await Json({"error": "internal error"}, 500)(scope, receive, send)
+            return
         self._figures.answered(202)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
         await send({"type": "http.response.start", "status": 202, "headers": headers})

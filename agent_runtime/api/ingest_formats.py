@@ -1,12 +1,13 @@
 """From a request's bytes to events: JSON, NDJSON and CloudEvents 1.0.
 
-Most bodies are read whole by the fast parser. One that it refuses is taken apart, and each element is read on its own, by
-a parser that accepts more than JSON, so that the rules of the edge can say what is wrong and where.
+Most bodies are read whole by the fast parser. One that it refuses is taken apart, and each element is read on its own,
+by a parser that accepts more than JSON, so that the rules of the edge can say what is wrong and where.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ CLOUDEVENTS = "application/cloudevents-batch+json"
 
 _ZEROS = bytes.maketrans(b"0123456789", b"0" * 10)
 _LONG_NUMBER = b"0" * 20
+_RUN = re.compile(rb"0+")
+_BEFORE_NUMBER = (b"", b":", b",", b"[", b"-", b" ", b"\t", b"\r", b"\n")
 _BEYOND_INT64 = 2**64
 _BOM = b"\xef\xbb\xbf"
 # An event, its data, and what may be nested in that.
@@ -108,8 +111,7 @@ def _content_type(headers: Mapping[bytes, bytes]) -> str:
 
 
 def _json(body: bytes, build: Build, max_events: int) -> Decoded:
-    # The parser makes a float of a whole number that is too long for it; such a body must be looked at more closely.
-    if _LONG_NUMBER not in body.translate(_ZEROS):
+    if not _has_long_number(body):
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError:
@@ -129,7 +131,7 @@ def _json(body: bytes, build: Build, max_events: int) -> Decoded:
 def _ndjson(body: bytes, max_events: int) -> Decoded:
     lines = [line for line in body.split(b"\n") if line and not line.isspace()]
     _limit(len(lines), max_events)
-    if _LONG_NUMBER not in body.translate(_ZEROS):
+    if not _has_long_number(body):
         try:
             return _build_all([orjson.loads(line) for line in lines], parse_event, len(body) > _LARGE_BODY)
         except orjson.JSONDecodeError:
@@ -156,12 +158,25 @@ def _binary_cloudevent(body: bytes, headers: Mapping[bytes, bytes], content_type
 
     if not body.strip():
         return _build_all([{}], build, False)
-    if _LONG_NUMBER not in body.translate(_ZEROS):
+    if not _has_long_number(body):
         try:
             return _build_all([orjson.loads(body)], build, len(body) > _LARGE_BODY)
         except orjson.JSONDecodeError:
             pass
     return _read_each([_framed_line(body)], build)
+
+
+def _has_long_number(body: bytes) -> bool:
+    """Whether there may be a whole number too long for the fast parser, which would make a float of it, unnoticed."""
+    digits = body.translate(_ZEROS)
+    start = digits.find(_LONG_NUMBER)
+    while start >= 0:
+        # Most long runs of digits stand inside an id in hex.
+        if body[start - 1 : start] in _BEFORE_NUMBER:
+            return True
+        run = _RUN.match(digits, start)
+        start = digits.find(_LONG_NUMBER, run.end() if run else start + 1)
+    return False
 
 
 def _limit(count: int, max_events: int) -> None:

@@ -16,6 +16,8 @@ logger = logging.getLogger("agent_runtime.events")
 CHUNK = 500
 TICK_SECONDS = 0.5
 REPORT_SECONDS = 0.05
+# A wake-up costs more than a fold: what comes within this time is folded together.
+GATHER_SECONDS = 0.01
 
 
 class Projection(Protocol):
@@ -106,6 +108,7 @@ class ProjectionRunner:
             try:
                 if not await self.step():
                     await self._bus.feed.wait(self.position, TICK_SECONDS)
+                    await asyncio.sleep(GATHER_SECONDS)
                 if time.monotonic() - self._saved_at > self._checkpoint_seconds:
                     await self.checkpoint()
             except Exception:
