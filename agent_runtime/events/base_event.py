@@ -252,7 +252,7 @@ def as_time_us(value: datetime | str) -> int:
         ):
             time_us = _seconds_of(value[:19]) * 1_000_000 + int(value[20:26])
         else:
-            moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+            moment = datetime.fromisoformat(value.upper()) if isinstance(value, str) else value
             if not isinstance(moment, datetime):
                 raise InvalidEvent("timestamp", f"expected RFC 3339 text, got {type(value).__name__}")
             if moment.tzinfo is None:

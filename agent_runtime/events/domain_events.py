@@ -15,7 +15,6 @@ from agent_runtime.events.agent_events import AgentProcessingCompletedEvent, Age
 from agent_runtime.events.base_event import BaseEvent, as_time_us, as_uuid, fill, new_event_id
 from agent_runtime.events.correlation import current
 from agent_runtime.events.event_types import EventCategory
-from agent_runtime.events.fields import check_object
 from agent_runtime.events.session_events import MessageAddedEvent, SessionCreatedEvent, SessionDeletedEvent
 
 
@@ -123,7 +122,6 @@ class DomainRecord(BaseEvent):
             InvalidEvent: its values can't be stored.
         """
         data = domain.model_dump(mode="json", exclude={"event_id", "occurred_at"})
-        check_object(data)
         context = current.get()
         keys = {
             "event_id": as_uuid(domain.event_id, "event_id"),
@@ -137,6 +135,7 @@ class DomainRecord(BaseEvent):
         record = cls.__new__(cls)
         fill(record, type(domain).__name__, EventCategory.DOMAIN, keys, as_time_us(domain.occurred_at))
         record.domain = domain
+        record.check()
         return record
 
     def restore(self) -> None:

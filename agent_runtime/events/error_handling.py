@@ -35,10 +35,10 @@ class EventHandlerWithRetry:
         self.handler = handler
         self.max_retries = max_retries
         self.retry_delay = retry_delay
-        self._dead_letter: Callable[[str, Any, BaseException, int], None] | None = None
+        self._dead_letter: Callable[[Any, BaseException, int], None] | None = None
 
-    def bind_dead_letters(self, dead_letter: Callable[[str, Any, BaseException, int], None]) -> None:
-        """Called by the bus at subscription: where to send what was given up."""
+    def bind_dead_letters(self, dead_letter: Callable[[Any, BaseException, int], None]) -> None:
+        """Called by the bus at subscription: where an event goes that was given up, with the error and the attempts."""
         self._dead_letter = dead_letter
 
     def __call__(self, event: Any) -> Any:
@@ -59,7 +59,7 @@ class EventHandlerWithRetry:
                 if attempt == self.max_retries:
                     logger.error("handler %s gave up after %d attempts: %r", name, attempt, error)
                     if self._dead_letter is not None:
-                        self._dead_letter(name, event, error, attempt)
+                        self._dead_letter(event, error, attempt)
                     raise
                 logger.warning("handler %s failed, attempt %d of %d: %r", name, attempt, self.max_retries, error)
                 await asyncio.sleep(self.retry_delay * attempt)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter_ns
 from typing import Any, TypeVar, overload
 
@@ -122,6 +123,7 @@ class EventBus:
         self._middleware: list[Middleware] = []
         self._captures: list[list[Any]] = []
         self._crowded: set[Subscription] = set()
+        self._retrying: set[tuple[str, str]] = set()
         self._closed = False
         self._published = 0
         self._cancelled = 0
@@ -201,7 +203,7 @@ class EventBus:
             self._routes = {}
         bind = getattr(handler, "bind_dead_letters", None)
         if bind is not None:
-            bind(self.dead_letter)
+            bind(partial(self.dead_letter, subscription.name))
         logger.debug("subscribed %s to %s", subscription.name, key or "everything")
 
         def unsubscribe() -> None:
@@ -591,6 +593,8 @@ class EventBus:
     def dead_letter(self, consumer: str, event: Any, error: BaseException, attempts: int) -> None:
         """Keep, beside the events, that ``consumer`` gave up on ``event`` (an event or a domain event) after ``attempts``."""
         record = DomainRecord.of(event) if isinstance(event, DomainEvent) else event
+        if (consumer, record.event_id) in self._retrying:
+            return
         letter = DeadLetter(
             "handlers",
             consumer,
@@ -622,7 +626,12 @@ class EventBus:
             raise LookupError(f"no subscriber is called {letter.consumer}")
         event = parse_event(letter.payload)
         failed = subscription.failed
-        await subscription.run(event.domain if isinstance(event, DomainRecord) else event)
+        # A handler that gives up again has its letter already.
+        self._retrying.add((letter.consumer, letter.event_id))
+        try:
+            await subscription.run(event.domain if isinstance(event, DomainRecord) else event)
+        finally:
+            self._retrying.discard((letter.consumer, letter.event_id))
         if subscription.failed > failed:
             return False
         self.store.remove_dead_letter(letter_id)

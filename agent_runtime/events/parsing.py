@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from agent_runtime.events import agent_events, llm_events, session_events, system_events, tool_events
 from agent_runtime.events.base_event import (
@@ -32,6 +33,7 @@ CLASS_OF: dict[EventType, type[BaseEvent]] = {
 }
 
 _BY_SPELLING: dict[str, EventType] = {str(kind): kind for kind in EventType}
+_ENVELOPE_OF = {"event_id": "event_id", "occurred_at": "timestamp"}
 
 
 def parse_event(source: str | bytes | Mapping[str, Any]) -> BaseEvent:
@@ -39,9 +41,8 @@ def parse_event(source: str | bytes | Mapping[str, Any]) -> BaseEvent:
 
     Args:
         source: JSON text, or the object parsed from it, with the ten keys of ``BaseEvent.to_dict``. ``event_type``
-            (either
-            spelling) and the keys of its data are required; a missing ``event_id`` is minted, a missing ``timestamp``
-            is now.
+            (either spelling) and the keys of its data are required; a missing ``event_id`` is minted, a missing
+            ``timestamp`` is now.
 
     Raises:
         InvalidEvent: says what was wrong and where.
@@ -92,18 +93,24 @@ def parse_event(source: str | bytes | Mapping[str, Any]) -> BaseEvent:
 
 
 def _parse_domain(source: Mapping[str, Any], name: str) -> DomainRecord:
-    """A stored domain event; ``ValueError`` of its model becomes ``InvalidEvent``."""
+    """A stored domain event; a ``ValidationError`` of its model becomes ``InvalidEvent``."""
     data = source.get("data")
     if not isinstance(data, dict):
         raise InvalidEvent("data", f"expected an object, got {json_name(data)}")
     try:
         keys = {"event_id": source.get("event_id"), "occurred_at": source.get("timestamp")}
         domain = DOMAIN_EVENTS[name].model_validate({**data, **{key: value for key, value in keys.items() if value}})
-    except ValueError as error:
-        raise InvalidEvent("data", f"is no {name}: {error}") from None
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False, include_input=False)
+        # Where the session is wrong, so is the aggregate that is taken from it.
+        error = next((error for error in errors if error["loc"] != ("aggregate_id",)), errors[0])
+        where = ".".join(map(str, error["loc"]))
+        raise InvalidEvent(_ENVELOPE_OF.get(where, f"data.{where}"), error["msg"]) from None
     record = DomainRecord.of(domain)
     record.correlation_id = source.get("correlation_id")
     record.causation_id = source.get("causation_id")
+    record.source = source.get("source") or record.source
+    record.check()
     return record
 
 
