@@ -16,6 +16,7 @@ import orjson
 
 REDACTED = "[redacted]"
 MAX_TEXT = 32_768
+_MARK = 40
 
 _SECRET_WORDS = frozenset(
     {
@@ -76,7 +77,8 @@ def redact_text(text: str, limit: int = MAX_TEXT) -> str:
     for literal, shape in _SHAPES:
         if literal in text:
             text = shape.sub(REDACTED, text)
-    if len(text) > limit:
+    # With room for the mark itself, so that what was cut is not cut again.
+    if len(text) > limit + _MARK:
         return f"{text[:limit]}… [cut: {len(text)} characters]"
     return text
 

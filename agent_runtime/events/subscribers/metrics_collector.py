@@ -14,6 +14,7 @@ from agent_runtime.events.subscribers.folding import FoldingSubscriber
 
 OTHER = "_other"
 DECISIONS = ("APPROVE", "EDIT", "REJECT")
+APPROVAL_TYPES = (EventType.TOOL_APPROVAL_REQUIRED, EventType.HITL_APPROVAL_REQUESTED)
 NS_PER_MS = 1_000_000
 
 K = TypeVar("K", bound=Hashable)
@@ -62,8 +63,7 @@ class MetricsCollector(FoldingSubscriber):
             EventType.TOOL_EXECUTION_REQUESTED: self._on_tool_requested,
             EventType.TOOL_EXECUTION_COMPLETED: self._on_tool_completed,
             EventType.TOOL_EXECUTION_FAILED: self._on_tool_failed,
-            EventType.TOOL_APPROVAL_REQUIRED: self._on_approval_required,
-            EventType.HITL_APPROVAL_REQUESTED: self._on_approval_required,
+            **dict.fromkeys(APPROVAL_TYPES, self._on_approval_required),
             EventType.HITL_DECISION_MADE: self._on_decision,
         }
         self.reset_metrics()
@@ -75,7 +75,7 @@ class MetricsCollector(FoldingSubscriber):
         self._tools: dict[str, _Calls] = {}
         self._decisions: dict[tuple[str, str], int] = {}
         self._errors: dict[tuple[str, str], int] = {}
-        self._approvals: dict[tuple[str, str], None] = {}
+        self._approvals: dict[tuple[str, str, str], list[int]] = {}
 
     def get_metrics(self) -> dict[str, dict[str, Any]]:
         """All counts.
@@ -143,7 +143,7 @@ class MetricsCollector(FoldingSubscriber):
                 "tools": self._tools,
                 "decisions": list(self._decisions.items()),
                 "errors": list(self._errors.items()),
-                "approvals": list(self._approvals),
+                "approvals": list(self._approvals.items()),
             }
         )
 
@@ -155,7 +155,7 @@ class MetricsCollector(FoldingSubscriber):
         self._tools = {tool: _Calls(**calls) for tool, calls in kept["tools"].items()}
         self._decisions = {(tool, decision): n for (tool, decision), n in kept["decisions"]}
         self._errors = {(agent, error_type): n for (agent, error_type), n in kept["errors"]}
-        self._approvals = dict.fromkeys((where, call_id) for where, call_id in kept["approvals"])
+        self._approvals = {(where, tool, call_id): seen for (where, tool, call_id), seen in kept["approvals"]}
 
     def _within(self, table: dict[K, V], key: K, other: K) -> K:
         """``key``, or ``other`` where the table's budget is used up."""
@@ -194,13 +194,14 @@ class MetricsCollector(FoldingSubscriber):
         self._tool(event).failed += 1
 
     def _on_approval_required(self, event: BaseEvent) -> None:
-        call = (event.session_id or event.correlation_id or "", event.data["call_id"])
-        if call in self._approvals:
-            return
-        self._approvals[call] = None
+        # Models reuse call ids, so a call may need approval again: as often as the one or the other type announces it.
+        call = (event.session_id or event.correlation_id or "", event.data["tool_name"], event.data["call_id"])
+        announced = self._approvals.setdefault(call, [0] * len(APPROVAL_TYPES))
+        before = max(announced)
+        announced[APPROVAL_TYPES.index(EventType(event.event_type))] += 1
+        self._tool(event).requires_approval += max(announced) - before
         if len(self._approvals) > self._remembered_calls:
             del self._approvals[next(iter(self._approvals))]
-        self._tool(event).requires_approval += 1
 
     def _on_decision(self, event: BaseEvent) -> None:
         decision = event.data["decision"].upper()

@@ -184,6 +184,12 @@ def test_an_approval_counts_once_by_call() -> None:
     assert metrics_of(events)["tool_executions"]["t"]["requires_approval"] == 3  # type: ignore[index]
 
 
+@given(st.permutations([required("t", "1"), asked("t", "1"), required("t", "1"), asked("t", "1"), required("t", "1")]))
+def test_a_call_id_that_is_used_again_counts_again(events: list[BaseEvent]) -> None:
+    """Models reuse call ids: a call counts as often as the one or the other event announces it, in any order."""
+    assert metrics_of(events)["tool_executions"]["t"]["requires_approval"] == 3  # type: ignore[index]
+
+
 def test_remembered_calls_are_bounded() -> None:
     """Only the latest calls are remembered, so memory is."""
     collector = MetricsCollector(remembered_calls=2)

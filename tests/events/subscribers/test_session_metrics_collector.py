@@ -228,19 +228,21 @@ def test_a_dumped_and_loaded_state_goes_on_exactly(cut: int) -> None:
     assert after.get_session_metrics("s") == before.get_session_metrics("s")
 
 
-def test_as_a_projection_it_survives_a_restart_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asks_the_store", [True, False])
+def test_as_a_projection_it_survives_a_restart_exactly(tmp_path: Path, asks_the_store: bool) -> None:
     """Half the events, a restart from the file, the other half and some twice: the same totals."""
 
     async def part(events: list[BaseEvent]) -> list[dict[str, Any]]:
         store = SqliteStore(tmp_path / "events.db")
-        bus, collector = EventBus(store), SessionMetricsCollector(store)
+        bus, collector = EventBus(store), SessionMetricsCollector(store if asks_the_store else None)
         runner = ProjectionRunner(bus, collector)
         await runner.start()
         await bus.publish_many(events)
         await runner.stop()
         await bus.close()
+        totals = collector.get_all_session_metrics()
         store.close()
-        return collector.get_all_session_metrics()
+        return totals
 
     asyncio.run(part(SOME[:4]))
     assert asyncio.run(part(SOME[2:])) == [SOME_TOTALS]
