@@ -20,7 +20,7 @@ from agent_runtime.api.cloudevents import from_cloudevent, from_headers
 from agent_runtime.api.framing import Framed, Unframed, elements
 from agent_runtime.events.base_event import BaseEvent
 from agent_runtime.events.errors import InvalidEvent
-from agent_runtime.events.fields import MAX_DEPTH, check_object
+from agent_runtime.events.fields import MAX_DEPTH, check_object, json_name
 from agent_runtime.events.parsing import MAX_EVENT_BYTES, parse_event
 
 JSON_TYPES = ("", "application/json")
@@ -93,12 +93,19 @@ def decode(body: bytes, headers: Mapping[bytes, bytes], max_events: int) -> Deco
     if not body.strip():
         raise Refusal(400, "the body is empty")
     if content_type in JSON_TYPES:
-        return _json(body, parse_event, max_events)
+        return _json(body, _from_object, max_events)
     if content_type in NDJSON_TYPES:
         return _ndjson(body, max_events)
     if content_type in (CLOUDEVENT, CLOUDEVENTS):
         return _json(body, from_cloudevent, max_events)
     raise Refusal(415, f"content-type must be application/json, application/x-ndjson, {CLOUDEVENT} or {CLOUDEVENTS}")
+
+
+def _from_object(value: Any) -> BaseEvent:
+    # A string would be parsed as the JSON text of an event.
+    if type(value) is not dict:
+        raise InvalidEvent("", f"expected an object, got {json_name(value)}")
+    return parse_event(value)
 
 
 def _content_type(headers: Mapping[bytes, bytes]) -> str:
@@ -133,10 +140,10 @@ def _ndjson(body: bytes, max_events: int) -> Decoded:
     _limit(len(lines), max_events)
     if not _has_long_number(body):
         try:
-            return _build_all([orjson.loads(line) for line in lines], parse_event, len(body) > _LARGE_BODY)
+            return _build_all([orjson.loads(line) for line in lines], _from_object, len(body) > _LARGE_BODY)
         except orjson.JSONDecodeError:
             pass
-    return _read_each((_framed_line(line) for line in lines), parse_event)
+    return _read_each((_framed_line(line) for line in lines), _from_object)
 
 
 def _framed_line(line: bytes) -> Framed:
@@ -208,7 +215,10 @@ def _read_each(framed: Iterable[Framed], build: Build) -> Decoded:
         try:
             value = _read(element)
             is_json = True
-            decoded.events.append(build(value))
+            event = build(value)
+            # What stands beside the keys that are stored is not stored, but it must be JSON as well.
+            check_object({key: item for key, item in value.items() if key != "data"}, "event")
+            decoded.events.append(event)
         except NotJson as error:
             decoded.reject(index, str(error), "not_json")
         except InvalidEvent as error:
@@ -232,15 +242,11 @@ def _read(element: Framed) -> Any:
     if element.depth > _MAX_DEPTH:
         raise InvalidEvent("", f"is nested deeper than {MAX_DEPTH} levels")
     try:
-        value = json.loads(element.text.decode(), parse_int=_whole)
+        return json.loads(element.text.decode(), parse_int=_whole)
     except UnicodeDecodeError as error:
         raise NotJson(f"is not UTF-8 at byte {error.start}") from None
     except ValueError as error:
         raise NotJson(f"is not valid JSON: {error}") from None
-    if isinstance(value, dict):
-        # What stands beside the ten keys is not stored, but it is no JSON either.
-        check_object({key: item for key, item in value.items() if key != "data"}, "event")
-    return value
 
 
 def _whole(digits: str) -> int:
