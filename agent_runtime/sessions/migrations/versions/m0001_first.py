@@ -67,17 +67,25 @@ def upgrade() -> None:
         sa.Column("decided_by", sa.String()),
         sa.Column("modified_arguments", sa.JSON()),
         sa.Column("feedback", sa.String()),
+        sa.Column("says_required", sa.Boolean(), nullable=False),
+        sa.Column("announced", sa.String(), nullable=False),
         sa.CheckConstraint("status IN ('pending', 'approved', 'edited', 'rejected', 'expired')", name="status"),
     )
     op.create_index("ix_approvals_status_expires_at", "approvals", ["status", "expires_at"])
+    op.create_index("ix_approvals_call_id", "approvals", ["call_id"])
+    pending = sa.text("status = 'pending'")
     # One call waits for one decision at a time.
     op.create_index(
         "uq_approvals_pending_call",
         "approvals",
         ["session_id", "call_id"],
         unique=True,
-        sqlite_where=sa.text("status = 'pending'"),
-        postgresql_where=sa.text("status = 'pending'"),
+        sqlite_where=pending,
+        postgresql_where=pending,
+    )
+    unannounced = sa.text("announced <> status")
+    op.create_index(
+        "ix_approvals_unannounced", "approvals", ["id"], sqlite_where=unannounced, postgresql_where=unannounced
     )
 
 
