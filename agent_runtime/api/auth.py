@@ -53,6 +53,8 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/events/metrics/sessions"): _only(Role.READ),
     ("GET", "/events/audit-log"): _only(Role.READ),
     ("GET", "/events/stats"): _only(Role.READ),
+    ("GET", "/approvals"): _only(Role.READ, Role.APPROVER),
+    ("POST", "/approvals/{call_id:path}/decision"): _only(Role.APPROVER),
 }
 _TEMPLATES: tuple[tuple[str, re.Pattern[str], Access], ...] = tuple(
     (method, compile_path(path)[0], access) for (method, path), access in ACCESS.items() if "{" in path
@@ -156,7 +158,7 @@ class Gate:
         await self._app(scope, receive, send)
 
     def check(self, scope: Scope) -> None:
-        """Hold one request against the table.
+        """Hold one request against the table, and leave the roles of its key in ``scope["roles"]`` (None without keys).
 
         Raises:
             Refusal: 401 without a known key, 403 with one that is not enough, 429 above the rate limit.
@@ -165,7 +167,8 @@ class Gate:
         needed = access_to(scope.get("method", "WEBSOCKET"), path)
         if needed is None:
             return
-        sender: object = self._roles(scope, needed) if self._keys.exist else (scope.get("client") or ("",))[0]
+        roles = scope["roles"] = self._roles(scope, needed) if self._keys.exist else None
+        sender: object = _address(scope) if roles is None else roles
         if self._limit is not None:
             seconds = self._limit.wait(sender)
             if seconds:
@@ -181,6 +184,16 @@ class Gate:
         if roles.isdisjoint(needed):
             raise Refusal(403, f"this needs a key of the role {' or '.join(sorted(needed))}")
         return roles
+
+
+def principal(scope: Scope) -> str:
+    """Who sent a request that has passed the gate: the roles of its key, or its address while there are no keys."""
+    roles = scope.get("roles")
+    return " and ".join(sorted(roles)) if roles else f"someone at {_address(scope) or 'an unknown address'}"
+
+
+def _address(scope: Scope) -> str:
+    return str((scope.get("client") or ("",))[0])
 
 
 def presented_key(scope: Scope) -> bytes | None:
