@@ -115,7 +115,7 @@ class BaseEvent:
         self.time_us = time.time_ns() // 1000 if timestamp is None else as_time_us(timestamp)
         self.session_id = session_id
         self.correlation_id = context.correlation_id if correlation_id is None else correlation_id
-        self.causation_id = context.causation_id if causation_id is None else causation_id
+        self.causation_id = context.event_id if causation_id is None else causation_id
         self.data = {} if data is None else data
         self.source = source
         self.version = version

@@ -9,19 +9,30 @@ from __future__ import annotations
 import os
 import random
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+
+class Cause(Protocol):
+    """What an event inherits from: the event that is being handled, or an ``EventContext``."""
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The turn that the new event belongs to."""
+
+    @property
+    def event_id(self) -> str | None:
+        """The new event's cause."""
 
 
 class EventContext(NamedTuple):
-    """What an event inherits: the two ids, and whether it is built inside a handler."""
+    """The two ids that an event inherits outside of a handler."""
 
     correlation_id: str | None = None
-    causation_id: str | None = None
-    in_handler: bool = False
+    event_id: str | None = None
 
 
 NO_CONTEXT = EventContext()
-current: ContextVar[EventContext] = ContextVar("agent_runtime_event_context", default=NO_CONTEXT)
+current: ContextVar[Cause] = ContextVar("agent_runtime_event_context", default=NO_CONTEXT)
 
 # Ids must be unique, not secret: a generator seeded by the system is four times faster than asking the system each
 # time.
@@ -41,7 +52,7 @@ class EventCorrelation:
     @staticmethod
     def set_correlation_id(correlation_id: str | None) -> None:
         """Make ``correlation_id`` the current one."""
-        current.set(current.get()._replace(correlation_id=correlation_id))
+        current.set(EventContext(correlation_id, current.get().event_id))
 
     @staticmethod
     def get_correlation_id() -> str | None:
@@ -56,9 +67,9 @@ class EventCorrelation:
     @staticmethod
     def set_causation_id(causation_id: str | None) -> None:
         """Make ``causation_id``, an event's id, the current cause."""
-        current.set(current.get()._replace(causation_id=causation_id))
+        current.set(EventContext(current.get().correlation_id, causation_id))
 
     @staticmethod
     def get_causation_id() -> str | None:
         """The id of the event that is the current cause, or None."""
-        return current.get().causation_id
+        return current.get().event_id

@@ -127,7 +127,7 @@ class DomainRecord(BaseEvent):
             "event_id": as_uuid(domain.event_id, "event_id"),
             "session_id": data.get("session_id") or domain.aggregate_id,
             "correlation_id": context.correlation_id,
-            "causation_id": context.causation_id,
+            "causation_id": context.event_id,
             "data": data,
             "source": "domain",
             "version": "1.0",

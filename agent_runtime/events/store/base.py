@@ -50,7 +50,9 @@ class EventStore(Protocol):
             A position for each event, 0 for one whose ``event_id`` is stored already.
 
         Raises:
-            StoreError: nothing of the batch was committed.
+            StoreError: nothing of the batch was committed, and another try may succeed. Any other exception: nothing
+            was
+                committed because one of the events can't be.
         """
 
     def read(self, after: int, limit: int) -> list[BaseEvent]:
@@ -75,7 +77,8 @@ class EventStore(Protocol):
         """The position of the newest event; 0 for an empty store."""
 
     def watermark(self) -> tuple[int, int]:
-        """``(position, now_ns)``: every event recorded up to ``now_ns`` stands at or before ``position``, and none will follow."""
+        """``(position, now_ns)``: every event recorded up to ``now_ns`` stands at or before ``position``, and none will
+        follow."""
 
     def size_bytes(self) -> int:
         """How much it holds, in bytes on disk; 0 for a store in memory."""
@@ -89,6 +92,9 @@ class EventStore(Protocol):
     def add_dead_letter(self, letter: DeadLetter) -> int:
         """Keep ``letter``; returns its id."""
 
+    def add_dead_letters(self, letters: Sequence[DeadLetter]) -> list[int]:
+        """Keep ``letters`` together; returns their ids."""
+
     def dead_letters(self, limit: int = 100, after: int = 0) -> list[DeadLetter]:
         """At most ``limit`` dead letters with ids above ``after``, oldest first."""
 
@@ -99,4 +105,5 @@ class EventStore(Protocol):
         """Drop one; False if there is none of that id."""
 
     def close(self) -> None:
-        """Release what is held; further calls raise StoreError. Closing twice is fine."""
+        """Release what is held; a store on disk or on a server refuses further calls with StoreError. Closing twice is
+        fine."""

@@ -9,7 +9,8 @@ import time
 class RecordingClock:
     """Gives each commit its time, and tells up to which time everything is committed.
 
-    A commit that is under way holds the watermark just below its own time; a watermark once told is a floor for all later commits.
+    A commit that is under way holds the watermark just below its own time; a watermark once told is a floor for all
+    later commits.
     """
 
     def __init__(self, floor_ns: int = 0, position: int = 0) -> None:

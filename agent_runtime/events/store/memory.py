@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from threading import Lock
 
 from agent_runtime.events.base_event import BaseEvent
 from agent_runtime.events.store.base import DeadLetter
 
 
 class MemoryStore:
-    """The newest ``capacity`` events, and as many dead letters.
-
-    Not locked: the bus appends from its own event loop only; reads from other threads see a consistent prefix.
-    """
+    """The newest ``capacity`` events, and as many dead letters. A duplicate is known as long as its first copy is
+    held."""
 
     blocking = False
 
@@ -27,6 +26,7 @@ class MemoryStore:
         self._checkpoints: dict[str, tuple[int, bytes]] = {}
         self._letters: dict[int, DeadLetter] = {}
         self._letter_id = 0
+        self._lock = Lock()
 
     def append(self, events: Sequence[BaseEvent]) -> list[int]:
         """See ``EventStore.append``."""
@@ -34,23 +34,31 @@ class MemoryStore:
 
     def append_one(self, event: BaseEvent) -> int:
         """Keep one event; its position, or 0 for a duplicate."""
-        by_id = self._by_id
-        event_id = event.event_id
-        if event_id in by_id:
-            return 0
-        by_id[event_id] = event
-        now = time.time_ns()
-        if now > self._recorded_ns:
-            self._recorded_ns = now
-        event.recorded_ns = self._recorded_ns
-        self._position = event.position = position = self._position + 1
-        self._events.append(event)
-        if len(by_id) > self._capacity:
-            self._forget_oldest()
-        return position
+        lock = self._lock
+        lock.acquire()  # a ``with`` costs as much as all the rest
+        try:
+            by_id = self._by_id
+            event_id = event.event_id
+            if event_id in by_id:
+                return 0
+            now = time.time_ns()
+            if now > self._recorded_ns:
+                self._recorded_ns = now
+            else:
+                now = self._recorded_ns
+            event.recorded_ns = now
+            event.position = position = self._position + 1
+            by_id[event_id] = event
+            self._events.append(event)
+            self._position = position
+            if len(by_id) > self._capacity:
+                self._forget_oldest()
+            return position
+        finally:
+            lock.release()
 
     def _forget_oldest(self) -> None:
-        # An eighth at a time, so that the cost of shifting the list is spread.
+        # An eighth at a time, so that the cost of shifting the list is spread; a new list, as readers hold the old one.
         count = max(1, self._capacity // 8)
         for event in self._events[:count]:
             del self._by_id[event.event_id]
@@ -99,8 +107,10 @@ class MemoryStore:
 
     def watermark(self) -> tuple[int, int]:
         """See ``EventStore.watermark``."""
-        self._recorded_ns = max(time.time_ns(), self._recorded_ns + 1)
-        return self._position, self._recorded_ns - 1
+        with self._lock:
+            now = max(time.time_ns(), self._recorded_ns)
+            self._recorded_ns = now + 1
+            return self._position, now
 
     def size_bytes(self) -> int:
         """See ``EventStore.size_bytes``."""
@@ -115,27 +125,39 @@ class MemoryStore:
         return self._checkpoints.get(name)
 
     def add_dead_letter(self, letter: DeadLetter) -> int:
-        """See ``EventStore.add_dead_letter``; the oldest gives way when there are too many."""
-        self._letter_id += 1
-        self._letters[self._letter_id] = replace(letter, letter_id=self._letter_id)
-        if len(self._letters) > self._capacity:
-            del self._letters[next(iter(self._letters))]
-        return self._letter_id
+        """See ``EventStore.add_dead_letter``."""
+        return self.add_dead_letters((letter,))[0]
+
+    def add_dead_letters(self, letters: Sequence[DeadLetter]) -> list[int]:
+        """See ``EventStore.add_dead_letters``; the oldest give way when there are too many."""
+        added = []
+        with self._lock:
+            for letter in letters:
+                self._letter_id += 1
+                self._letters[self._letter_id] = replace(letter, letter_id=self._letter_id)
+                added.append(self._letter_id)
+                if len(self._letters) > self._capacity:
+                    del self._letters[next(iter(self._letters))]
+        return added
 
     def dead_letters(self, limit: int = 100, after: int = 0) -> list[DeadLetter]:
         """See ``EventStore.dead_letters``."""
-        return [letter for letter_id, letter in list(self._letters.items()) if letter_id > after][:limit]
+        with self._lock:
+            letters = list(self._letters.values())
+        return [letter for letter in letters if letter.letter_id > after][:limit]
 
     def count_dead_letters(self) -> dict[str, int]:
         """See ``EventStore.count_dead_letters``."""
         counts: dict[str, int] = {}
-        for letter in list(self._letters.values()):
-            counts[letter.queue] = counts.get(letter.queue, 0) + 1
+        with self._lock:
+            for letter in self._letters.values():
+                counts[letter.queue] = counts.get(letter.queue, 0) + 1
         return counts
 
     def remove_dead_letter(self, letter_id: int) -> bool:
         """See ``EventStore.remove_dead_letter``."""
-        return self._letters.pop(letter_id, None) is not None
+        with self._lock:
+            return self._letters.pop(letter_id, None) is not None
 
     def close(self) -> None:
         """Nothing is held."""

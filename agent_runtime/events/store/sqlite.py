@@ -6,19 +6,23 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from agent_runtime.events.base_event import BaseEvent
-from agent_runtime.events.errors import StoreError
-from agent_runtime.events.parsing import rebuild
+from agent_runtime.events.errors import InvalidEvent, StoreError
 from agent_runtime.events.store.base import DeadLetter
 from agent_runtime.events.store.clock import RecordingClock
+from agent_runtime.events.store.rows import COLUMNS, event_of, rows_of
 
-_SCHEMA = """
+_VERSION = 1
+_SCHEMA = f"""
+PRAGMA user_version = {_VERSION};
 CREATE TABLE IF NOT EXISTS events (
     position       INTEGER PRIMARY KEY,
     event_id       TEXT NOT NULL UNIQUE,
@@ -42,9 +46,19 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     attempts INTEGER NOT NULL, failed_ns INTEGER NOT NULL
 );
 """
-_COLUMNS = "position, event_id, recorded_ns, event_type, time_us, session_id, correlation_id, causation_id, source, version, data"
-_INSERT = f"INSERT OR IGNORE INTO events ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
+_INSERT = f"INSERT INTO events ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (event_id) DO NOTHING"
 _LETTER = "queue, consumer, event_id, payload, error, attempts, failed_ns"
+# What sqlite3 and orjson raise when it is an event that is wrong, and not the file.
+_UNFIT = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    TypeError,
+    ValueError,
+    OverflowError,
+)
+_COUNT_LETTERS = "SELECT queue, count(*) FROM dead_letters GROUP BY queue"
 
 
 class SqliteStore:
@@ -52,11 +66,11 @@ class SqliteStore:
 
     Args:
         path: the database file; its folder must exist.
-        synchronous: SQLite's ``synchronous`` setting. FULL keeps every acknowledged event through a power failure, NORMAL
-            through a crash of the process only.
+        synchronous: SQLite's ``synchronous`` setting. FULL keeps every acknowledged event through a power failure,
+            NORMAL through a crash of the process only.
 
     Raises:
-        StoreError: the file can't be opened, is no database, or is held by another process.
+        StoreError: the file can't be opened, is no event store, or is held by another process.
     """
 
     blocking = True
@@ -66,22 +80,25 @@ class SqliteStore:
             raise StoreError(f"synchronous must be FULL, NORMAL or EXTRA, got {synchronous!r}")
         self._path = str(path)
         self._lock = threading.Lock()
-        self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        self._idle: list[sqlite3.Connection] = []
         self._closed = False
         self._lock_file = self._take_lock()
         try:
             self._writer = self._connect()
-            self._writer.execute("PRAGMA journal_mode = WAL")
+            if self._writer.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+                raise sqlite3.OperationalError("this place can't have a write-ahead log")
             self._writer.execute(f"PRAGMA synchronous = {synchronous}")
+            version = self._writer.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _VERSION):
+                raise sqlite3.DatabaseError(f"its schema is version {version}, this program knows {_VERSION}")
             self._writer.executescript(_SCHEMA)
-            row = self._writer.execute(
-                "SELECT position, recorded_ns FROM events ORDER BY position DESC LIMIT 1"
-            ).fetchone()
+            self._last, recorded_ns = self._newest()
+            self._letters: dict[str, int] = dict(self._writer.execute(_COUNT_LETTERS).fetchall())
         except (sqlite3.Error, OSError) as error:
             self.close()
             raise StoreError(f"can't open the event store {self._path}: {error}") from error
-        self._last, recorded_ns = row or (0, 0)
+        self._in_doubt = False
         self._clock = RecordingClock(recorded_ns, self._last)
 
     def _take_lock(self) -> int:
@@ -93,43 +110,62 @@ class SqliteStore:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(lock_file)
-            raise StoreError(f"the event store {self._path} is in use by another process") from None
+            raise StoreError(
+                f"the event store {self._path} is in use by another process, or twice by this one"
+            ) from None
         return lock_file
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=10, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA busy_timeout = 10000")
         self._connections.append(connection)
         return connection
 
-    def _reader(self) -> sqlite3.Connection:
-        """This thread's own connection for reading."""
+    def _newest(self) -> tuple[int, int]:
+        found = self._writer.execute(
+            "SELECT position, recorded_ns FROM events ORDER BY position DESC LIMIT 1"
+        ).fetchone()
+        return found or (0, 0)
+
+    def _check_open(self) -> None:
         if self._closed:
             raise StoreError("the event store is closed")
-        reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
-        if reader is None:
-            reader = self._local.reader = self._connect()
-            reader.execute("PRAGMA query_only = ON")
-        return reader
 
     def append(self, events: Sequence[BaseEvent]) -> list[int]:
-        """See ``EventStore.append``."""
+        """See ``EventStore.append``.
+
+        Raises:
+            StoreError: the file could not be written. InvalidEvent: one of the events can't be stored, so none was.
+        """
+        if not events:
+            return []
         with self._lock:
-            if self._closed:
-                raise StoreError("the event store is closed")
+            self._check_open()
             recorded_ns = self._clock.begin()
             try:
                 return self._append(events, recorded_ns)
+            except _UNFIT as error:
+                self._in_doubt = True
+                raise InvalidEvent("", f"can't be stored: {error}") from error
             except sqlite3.Error as error:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
+                self._in_doubt = True
                 raise StoreError(f"can't commit {len(events)} events: {error}") from error
             finally:
+                self._roll_back()
                 self._clock.end(self._last)
 
+    def _roll_back(self) -> None:
+        if self._writer.in_transaction:
+            with suppress(sqlite3.Error):
+                self._writer.execute("ROLLBACK")
+
     def _append(self, events: Sequence[BaseEvent], recorded_ns: int) -> list[int]:
-        writer, last = self._writer, self._last
-        rows = _rows(events, last, recorded_ns)
+        writer = self._writer
+        if self._in_doubt:
+            # A commit that failed may have come through all the same.
+            self._last, _ = self._newest()
+            self._in_doubt = False
+        last = self._last
+        rows = rows_of(events, last, recorded_ns)
         writer.execute("BEGIN IMMEDIATE")
         if writer.executemany(_INSERT, rows).rowcount == len(rows):
             fresh = list(events)
@@ -143,7 +179,7 @@ class SqliteStore:
                 if event.event_id not in known:
                     known.add(event.event_id)
                     fresh.append(event)
-            writer.executemany(_INSERT, _rows(fresh, last, recorded_ns))
+            writer.executemany(_INSERT, rows_of(fresh, last, recorded_ns))
         writer.execute("COMMIT")
         self._last = last + len(fresh)
         for position, event in enumerate(fresh, last + 1):
@@ -151,8 +187,15 @@ class SqliteStore:
             event.recorded_ns = recorded_ns
         if len(fresh) == len(events):
             return list(range(last + 1, self._last + 1))
-        # Two copies of one event in a batch are two objects: only the one that was stored got a position just now.
-        return [event.position if event.position > last else 0 for event in events]
+        positions, new = [], iter(fresh)
+        expected = next(new, None)
+        for event in events:
+            if event is expected:
+                positions.append(event.position)
+                expected = next(new, None)
+            else:
+                positions.append(0)
+        return positions
 
     @staticmethod
     def _known(connection: sqlite3.Connection, event_ids: list[str]) -> set[str]:
@@ -161,7 +204,8 @@ class SqliteStore:
 
     def read(self, after: int, limit: int) -> list[BaseEvent]:
         """See ``EventStore.read``."""
-        return self._select("position > ?", [after], "ASC", limit)
+        query = f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT ?"
+        return self._events(query, (after, limit))
 
     def query(
         self,
@@ -174,30 +218,63 @@ class SqliteStore:
         newest: bool = False,
     ) -> list[BaseEvent]:
         """See ``EventStore.query``."""
-        where, values = ["position > ?"], [after]  # type: tuple[list[str], list[Any]]
+        where = "position > ?"
+        values: list[Any] = [after]
         for column, value in (("session_id", session_id), ("correlation_id", correlation_id)):
             if value is not None:
-                where.append(f"{column} = ?")
+                where += f" AND {column} = ?"
                 values.append(value)
-        if event_types is not None:
-            # A unary plus keeps SQLite from choosing the type's index where a session's or a turn's is far narrower.
-            column = "event_type" if len(where) == 1 else "+event_type"
-            where.append(f"{column} IN ({','.join('?' * len(event_types))})")
-            values.extend(event_types)
-        found = self._select(" AND ".join(where), values, "DESC" if newest else "ASC", limit)
+        order = "DESC" if newest else "ASC"
+        types = [None] if event_types is None else list(dict.fromkeys(event_types))
+        if len(values) > 1 and event_types is not None:
+            # A session or a turn is narrow. The unary plus keeps SQLite from choosing the type's index instead.
+            where += f" AND +event_type IN ({','.join('?' * len(types))})"
+            values.extend(types)
+            types = [None]
+        parts = []
+        arguments: list[Any] = []
+        for event_type in types:
+            # The first so many of each type, merged: with IN (…) SQLite would sort all that there are.
+            condition = where if event_type is None else f"{where} AND event_type = ?"
+            part = f"SELECT {COLUMNS} FROM events WHERE {condition} ORDER BY position {order} LIMIT ?"
+            parts.append(f"SELECT * FROM ({part})")
+            arguments += values if event_type is None else [*values, event_type]
+            arguments.append(limit)
+        if not parts:
+            return []
+        found = self._events(f"{' UNION ALL '.join(parts)} ORDER BY position {order} LIMIT ?", (*arguments, limit))
         return found[::-1] if newest else found
 
-    def _select(self, where: str, values: list[Any], order: str, limit: int) -> list[BaseEvent]:
-        query = f"SELECT {_COLUMNS} FROM events WHERE {where} ORDER BY position {order} LIMIT ?"
+    def _events(self, query: str, values: Sequence[Any]) -> list[BaseEvent]:
+        return [event_of(row) for row in self._fetch(query, values)]
+
+    def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """All rows, read on a connection that no other thread uses meanwhile."""
+        self._check_open()
         try:
-            rows = self._reader().execute(query, (*values, limit)).fetchall()
+            reader = self._idle.pop()
+        except IndexError:
+            reader = self._new_reader()
+        try:
+            return reader.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise StoreError(f"can't read events: {error}") from error
-        return [_event(row) for row in rows]
+            raise StoreError(f"can't read from the event store: {error}") from error
+        finally:
+            self._idle.append(reader)
+
+    def _new_reader(self) -> sqlite3.Connection:
+        with self._lock:
+            self._check_open()
+            try:
+                reader = self._connect()
+                reader.execute("PRAGMA query_only = ON")
+            except sqlite3.Error as error:
+                raise StoreError(f"can't read from the event store: {error}") from error
+            return reader
 
     def get(self, event_id: str) -> BaseEvent | None:
         """See ``EventStore.get``."""
-        found = self._select("event_id = ?", [event_id], "ASC", 1)
+        found = self._events(f"SELECT {COLUMNS} FROM events WHERE event_id = ?", (event_id,))
         return found[0] if found else None
 
     def last_position(self) -> int:
@@ -214,48 +291,59 @@ class SqliteStore:
 
     def save_checkpoint(self, name: str, position: int, state: bytes) -> None:
         """See ``EventStore.save_checkpoint``."""
-        self._write("INSERT OR REPLACE INTO checkpoints VALUES (?,?,?)", (name, position, state))
+        with self._writing():
+            self._writer.execute("INSERT OR REPLACE INTO checkpoints VALUES (?,?,?)", (name, position, state))
 
     def load_checkpoint(self, name: str) -> tuple[int, bytes] | None:
         """See ``EventStore.load_checkpoint``."""
-        row = self._reader().execute("SELECT position, state FROM checkpoints WHERE name = ?", (name,)).fetchone()
-        return None if row is None else (row[0], row[1])
+        rows = self._fetch("SELECT position, state FROM checkpoints WHERE name = ?", (name,))
+        return rows[0] if rows else None
 
     def add_dead_letter(self, letter: DeadLetter) -> int:
         """See ``EventStore.add_dead_letter``."""
-        values = (
-            letter.queue,
-            letter.consumer,
-            letter.event_id,
-            letter.payload,
-            letter.error,
-            letter.attempts,
-            letter.failed_ns,
-        )
-        cursor = self._write(f"INSERT INTO dead_letters ({_LETTER}) VALUES (?,?,?,?,?,?,?)", values)
-        return cursor.lastrowid or 0
+        return self.add_dead_letters((letter,))[0]
+
+    def add_dead_letters(self, letters: Sequence[DeadLetter]) -> list[int]:
+        """See ``EventStore.add_dead_letters``."""
+        insert = f"INSERT INTO dead_letters ({_LETTER}) VALUES (?,?,?,?,?,?,?)"
+        with self._writing():
+            ids = [self._writer.execute(insert, astuple(letter)[:-1]).lastrowid or 0 for letter in letters]
+        for letter in letters:
+            self._letters[letter.queue] = self._letters.get(letter.queue, 0) + 1
+        return ids
 
     def dead_letters(self, limit: int = 100, after: int = 0) -> list[DeadLetter]:
         """See ``EventStore.dead_letters``."""
         query = f"SELECT {_LETTER}, letter_id FROM dead_letters WHERE letter_id > ? ORDER BY letter_id LIMIT ?"
-        return [DeadLetter(*row) for row in self._reader().execute(query, (after, limit))]
+        return [DeadLetter(*row) for row in self._fetch(query, (after, limit))]
 
     def count_dead_letters(self) -> dict[str, int]:
         """See ``EventStore.count_dead_letters``."""
-        return dict(self._reader().execute("SELECT queue, count(*) FROM dead_letters GROUP BY queue").fetchall())
+        return {queue: count for queue, count in self._letters.copy().items() if count}
 
     def remove_dead_letter(self, letter_id: int) -> bool:
         """See ``EventStore.remove_dead_letter``."""
-        return self._write("DELETE FROM dead_letters WHERE letter_id = ?", (letter_id,)).rowcount == 1
+        with self._writing():
+            removed = self._writer.execute(
+                "DELETE FROM dead_letters WHERE letter_id = ? RETURNING queue", (letter_id,)
+            ).fetchall()
+        for (queue,) in removed:
+            self._letters[queue] -= 1
+        return bool(removed)
 
-    def _write(self, statement: str, values: Iterable[Any]) -> sqlite3.Cursor:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction of its own."""
         with self._lock:
-            if self._closed:
-                raise StoreError("the event store is closed")
+            self._check_open()
             try:
-                return self._writer.execute(statement, tuple(values))
+                self._writer.execute("BEGIN IMMEDIATE")
+                yield
+                self._writer.execute("COMMIT")
             except sqlite3.Error as error:
                 raise StoreError(f"can't write to the event store: {error}") from error
+            finally:
+                self._roll_back()
 
     def close(self) -> None:
         """See ``EventStore.close``."""
@@ -266,49 +354,3 @@ class SqliteStore:
             for connection in self._connections:
                 connection.close()
             os.close(self._lock_file)
-
-
-def _rows(events: Sequence[BaseEvent], last: int, recorded_ns: int) -> list[tuple[Any, ...]]:
-    dumps = orjson.dumps
-    return [
-        (
-            position,
-            event.event_id,
-            recorded_ns,
-            event.event_type,
-            event.time_us,
-            event.session_id,
-            event.correlation_id,
-            event.causation_id,
-            event.source,
-            event.version,
-            dumps(event.data).decode(),
-        )
-        for position, event in enumerate(events, last + 1)
-    ]
-
-
-def _event(row: tuple[Any, ...]) -> BaseEvent:
-    (
-        position,
-        event_id,
-        recorded_ns,
-        event_type,
-        time_us,
-        session_id,
-        correlation_id,
-        causation_id,
-        source,
-        version,
-        data,
-    ) = row
-    keys = {
-        "event_id": event_id,
-        "session_id": session_id,
-        "correlation_id": correlation_id,
-        "causation_id": causation_id,
-        "data": orjson.loads(data),
-        "source": source,
-        "version": version,
-    }
-    return rebuild(keys, event_type, time_us, position, recorded_ns)
