@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
-from agent_runtime.events.correlation import EventContext, current
+from agent_runtime.events.correlation import NO_CONTEXT, current
 from agent_runtime.events.event_bus import EventBus
 from agent_runtime.hitl.announcements import events_of
 from agent_runtime.hitl.models import Approval
@@ -49,7 +49,7 @@ class Outbox:
 @contextmanager
 def _context_of_its_own() -> Iterator[None]:
     """An approval's events belong to the turn that asked: they inherit nothing from whoever happens to publish them."""
-    token = current.set(EventContext(in_handler=current.get().in_handler))
+    token = current.set(NO_CONTEXT)
     try:
         yield
     finally:
