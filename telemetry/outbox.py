@@ -12,8 +12,11 @@ import logging
 import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+import orjson
 
 from agent_runtime.events.event_bus import EventBus
 from agent_runtime.events.store.base import DeadLetter
@@ -28,6 +31,7 @@ logger = logging.getLogger("agent_runtime.telemetry")
 CHUNK = 1_000
 TICK_SECONDS = 0.5
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
+FOREVER_NS = 2**62
 EXPORT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -72,6 +76,9 @@ class Outbox:
         self._checkpoint_seconds = checkpoint_seconds
         self._saved_at = 0.0
         self._saved_position = -1
+        self._backlog: list[bytes] = []
+        self._draining = False
+        self._drained = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._complained_at = 0.0
@@ -94,8 +101,13 @@ class Outbox:
         version, _, body = state.partition(b"\n")
         if version != self.fold.version.encode():
             # Spans are given out once: another definition applies to what comes from now on.
-            logger.warning("the definition of spans changed; turns that were under way may be exported again")
-        self.fold.load(body)
+            logger.warning(
+                "the definition of spans changed; turns that were under way may be exported again or in part"
+            )
+        try:
+            self.fold.load(body)
+        except (ValueError, KeyError, TypeError):
+            logger.exception("the state of the spans can't be read: starting without it behind position %d", position)
         self.position = self._saved_position = position
 
     async def _follow(self) -> None:
@@ -108,34 +120,45 @@ class Outbox:
                 await self._pause(1.0)
 
     async def _step(self) -> None:
+        if not self._backlog:
+            # Once it is to stop it reads no further, except where what is not read now is lost.
+            idle = True if self._draining and self._bus.store.blocking else await self._fold()
+            self._backlog = [encode_span(span) for span in self.fold.take()]
+            self.figures.pending = len(self._backlog)
+            if idle and not self._backlog:
+                if self._draining:
+                    self._drained.set()
+                await self._bus.feed.wait(self.position, TICK_SECONDS)
+        await self._deliver()
+        if not self._backlog and time.monotonic() - self._saved_at > self._checkpoint_seconds:
+            await self._checkpoint()
+        await asyncio.sleep(0)
+
+    async def _fold(self) -> bool:
+        """Fold the next chunk; True if there was none, in which case what is due was settled."""
         events = await self._bus.feed.read(self.position, CHUNK)
         if events:
             self.fold.apply(events)
             self.position = events[-1].position
             self.recorded_ns = events[-1].recorded_ns
-        else:
-            position, now_ns = self._bus.store.watermark()
-            if position <= self.position:
-                self.fold.settle(now_ns)
-        spans = self.fold.take()
-        if spans:
-            await self._deliver([encode_span(span) for span in spans])
-        elif not events:
-            await self._bus.feed.wait(self.position, TICK_SECONDS)
-        else:
-            await asyncio.sleep(0)
-        if not self.figures.pending and time.monotonic() - self._saved_at > self._checkpoint_seconds:
-            await self._checkpoint()
+            return False
+        position, now_ns = self._bus.store.watermark()
+        if position > self.position:
+            return False
+        self.fold.settle(FOREVER_NS if self._draining else now_ns)
+        return True
 
-    async def _deliver(self, encoded: Sequence[bytes]) -> None:
+    async def _deliver(self) -> None:
         """Send until the backend has taken or refused every span, or the outbox is stopped."""
-        self.figures.pending += len(encoded)
-        for batch in self._encoder.batches(encoded):
-            await self._send(batch)
-            if self._stopping.is_set() and self.figures.pending:
+        backlog = self._backlog
+        for batch in self._encoder.batches(backlog):
+            if not await self._send(batch):
                 return
+            self._backlog = self._backlog[len(batch) :]
+            self.figures.pending -= len(batch)
 
-    async def _send(self, batch: Sequence[bytes]) -> None:
+    async def _send(self, batch: Sequence[bytes]) -> bool:
+        """Send until each of these spans is taken or refused; False if the outbox was stopped before."""
         body = self._encoder.request(batch)
         pause = FIRST_PAUSE
         while not self._stopping.is_set():
@@ -150,18 +173,16 @@ class Outbox:
             if result.outcome is Outcome.ACCEPTED:
                 taken = len(batch) - min(result.rejected_spans, len(batch))
                 self.figures.exported += taken
-                self.figures.pending -= len(batch)
                 if taken < len(batch):
                     await self._refused(batch, result, len(batch) - taken)
             elif len(batch) == 1:
-                self.figures.pending -= 1
                 await self._refused(batch, result, 1)
             else:
                 # Something in it is not acceptable: halves, until it stands alone.
                 middle = len(batch) // 2
-                await self._send(batch[:middle])
-                await self._send(batch[middle:])
-            return
+                return await self._send(batch[:middle]) and await self._send(batch[middle:])
+            return True
+        return False
 
     def _note(self, seconds: float, result: Result) -> None:
         figures = self.figures
@@ -185,8 +206,6 @@ class Outbox:
         spans = [record for record, _ in read_spans(self._encoder.request(batch))]
         first = spans[0]["attributes"].get("agent_runtime.event_id", "")
         which = "" if len(spans) == count else f"{count} of {len(spans)} spans, the backend does not say which: "
-        import orjson
-
         payload = orjson.dumps(
             spans[0] if len(spans) == 1 else [span["span_id"] for span in spans], default=str
         ).decode()
@@ -194,11 +213,9 @@ class Outbox:
         await asyncio.to_thread(self._bus.store.add_dead_letter, letter)
 
     async def _pause(self, seconds: float) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
-        except TimeoutError:
-            pass
 
     async def _checkpoint(self) -> None:
         self._saved_at = time.monotonic()
@@ -211,14 +228,25 @@ class Outbox:
         self._saved_position = position
 
     async def stop(self, timeout: float = 2.0) -> None:
-        """Stop within ``timeout`` seconds; what the backend has not taken by then is exported after the next start."""
+        """Deliver what has been folded, and stop: within ``timeout`` seconds and about one more for the connection.
+
+        What the backend has not taken by then is exported after the next start. Over a store in memory there is no such
+        start: there every turn is settled as it is, and delivered.
+        """
+        if self._task is None:
+            await self._transport.close()
+            return
+        self._draining = True
+        self._bus.feed.wake()
+        if not self._complained_at:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._drained.wait()
         self._stopping.set()
         self._bus.feed.wake()
         await self._transport.close()
-        if self._task is not None:
-            done, _ = await asyncio.wait({self._task}, timeout=timeout)
-            if not done:
-                self._task.cancel()
-                return
-            if not self.figures.pending:
-                await self._checkpoint()
+        done, _ = await asyncio.wait({self._task}, timeout=1.0)
+        if not done:
+            self._task.cancel()
+        elif not self._backlog:
+            await self._checkpoint()

@@ -24,7 +24,7 @@ from telemetry.pipeline_metrics import PIPELINE_METRICS, DoorFigures, Follower, 
 from telemetry.prices import Prices, load_price_table
 from telemetry.settings import TelemetrySettings
 from telemetry.span_fold import SpanFold
-from telemetry.turns import NS, Deadlines
+from telemetry.turns import NS, Deadlines, SharedFacts
 
 logger = logging.getLogger("agent_runtime.telemetry")
 
@@ -63,13 +63,14 @@ class Telemetry:
         prices = Prices(None if settings.prices_file is None else load_price_table(settings.prices_file))
         content_capture.enabled = settings.capture_content
         self.door = DoorFigures()
-        self.metrics = MetricsFold(bus.store, deadlines, settings.label_budget, prices)
+        self._transport: Transport | None = open_transport(environ)
+        shared = None if self._transport is None else SharedFacts()
+        self.metrics = MetricsFold(bus.store, deadlines, settings.label_budget, prices, shared)
         self._bus = bus
         self._runner = ProjectionRunner(bus, self.metrics, settings.checkpoint_seconds)
-        self._transport: Transport | None = open_transport(environ)
         self._outbox: Outbox | None = None
         if self._transport is not None:
-            spans = SpanFold(bus.store, deadlines)
+            spans = SpanFold(bus.store, deadlines, shared)
             self._outbox = Outbox(bus, spans, self._transport, resource_attributes())
         self._followers: dict[str, Follower] = {"metrics": self._runner}
         if self._outbox is not None:
@@ -101,9 +102,11 @@ class Telemetry:
         if not self._started:
             return
         self._started = False
-        if self._outbox is not None:
-            await self._outbox.stop(timeout)
-        await self._runner.stop()
+        try:
+            if self._outbox is not None:
+                await self._outbox.stop(timeout)
+        finally:
+            await self._runner.stop()
 
     async def __aenter__(self) -> Self:
         await self.start()

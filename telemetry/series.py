@@ -21,19 +21,18 @@ Observed = tuple[int, str, str, str, int]
 
 
 class Counter:
-    """One series of a counter or a gauge. ``value`` is a count, nanoseconds or nano-dollars."""
+    """One series of a counter or a gauge.
 
-    __slots__ = ("labels", "value", "shown")
+    ``value`` is a count, nanoseconds or nano-dollars; ``shown_value`` is the value that ``shown`` shows.
+    """
 
-    def __init__(self, labels: tuple[str, ...], value: int = 0) -> None:
+    __slots__ = ("labels", "value", "shown", "shown_value")
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
         self.labels = labels
-        self.value = value
+        self.value = 0
         self.shown: CounterSeries | None = None
-
-    def add(self, amount: int) -> None:
-        """Change the value."""
-        self.value += amount
-        self.shown = None
+        self.shown_value = 0
 
 
 class Histogram:
@@ -86,12 +85,13 @@ class SeriesTable:
         then."""
         shown: list[Any] = []
         for cell in self.series.values():
-            if cell.shown is None:
+            if cell.shown is None or (not self.bounds and cell.value != cell.shown_value):
                 cell.shown = self._show_histogram(cell) if self.bounds else self._show_counter(cell)
             shown.append(cell.shown)
         return Family(self.metric, shown)
 
     def _show_counter(self, cell: Counter) -> CounterSeries:
+        cell.shown_value = cell.value
         value = cell.value if self.metric.type == "counter" else max(0, cell.value)
         return CounterSeries(cell.labels, value if self._scale == 1 else value / self._scale)
 
@@ -102,8 +102,8 @@ class SeriesTable:
     def dump(self) -> list[Any]:
         """Plain data for ``load``."""
         if self.bounds:
-            return [[c.labels, c.counts, c.sum, c.exemplars] for c in self.series.values()]
-        return [[c.labels, c.value] for c in self.series.values()]
+            return [[c.labels, c.counts, _kept(c.sum), c.exemplars] for c in self.series.values()]
+        return [[c.labels, _kept(c.value)] for c in self.series.values()]
 
     def load(self, rows: list[Any]) -> None:
         """Take over what ``dump`` gave."""
@@ -112,10 +112,11 @@ class SeriesTable:
             cell = self.cell(tuple(labels))
             if self.bounds:
                 cell.counts = value
-                cell.sum, exemplars = rest
+                total, exemplars = rest
+                cell.sum = int(total)
                 cell.exemplars = [None if observed is None else tuple(observed) for observed in exemplars]
             else:
-                cell.value = value
+                cell.value = int(value)
 
 
 class LabelBudget:
@@ -142,6 +143,11 @@ class LabelBudget:
             return OTHER
         values[value] = None
         return value
+
+
+def _kept(total: int) -> int | str:
+    """A sum as JSON that orjson writes: beyond 64 bits, which a few absurd durations reach, as text."""
+    return total if -(2**63) <= total < 2**63 else str(total)
 
 
 def _exemplar(observed: Observed) -> Exemplar:

@@ -38,11 +38,12 @@ class SpanRow:
     subject: str
     opens: tuple[T, ...]
     closes: tuple[T, ...]
-    key: str
+    key: tuple[str, ...]
     phase: Phase
     kind: int = INTERNAL
     announces: tuple[T, ...] = ()
     gen_ai: bool = True
+    loose: bool = False
     attributes: tuple[Attribute, ...] = ()
 
 
@@ -51,7 +52,7 @@ AGENT = SpanRow(
     "agent",
     opens=(T.AGENT_PROCESSING_STARTED,),
     closes=(T.AGENT_PROCESSING_COMPLETED,),
-    key="agent",
+    key=("agent",),
     phase="",
     attributes=(
         Attribute("agent", "gen_ai.agent.name"),
@@ -63,9 +64,10 @@ MODEL = SpanRow(
     "model",
     opens=(T.LLM_REQUEST_STARTED,),
     closes=(T.LLM_REQUEST_COMPLETED, T.LLM_REQUEST_FAILED),
-    key="request_id",
+    key=("request_id",),
     phase="model",
     kind=CLIENT,
+    loose=True,
     attributes=(
         Attribute("model", "gen_ai.request.model"),
         Attribute("provider", "gen_ai.provider.name"),
@@ -87,7 +89,7 @@ TOOL = SpanRow(
     opens=(T.TOOL_EXECUTION_STARTED,),
     closes=(T.TOOL_EXECUTION_COMPLETED, T.TOOL_EXECUTION_FAILED),
     announces=(T.TOOL_EXECUTION_REQUESTED,),
-    key="call_id",
+    key=("tool_name", "call_id"),
     phase="tool",
     attributes=(
         Attribute("tool_name", "gen_ai.tool.name"),
@@ -102,7 +104,7 @@ HUMAN = SpanRow(
     "tool_name",
     opens=(T.TOOL_APPROVAL_REQUIRED, T.HITL_APPROVAL_REQUESTED),
     closes=(T.HITL_DECISION_MADE, T.HITL_TIMEOUT_OCCURRED),
-    key="call_id",
+    key=("tool_name", "call_id"),
     phase="human",
     gen_ai=False,
     attributes=(
