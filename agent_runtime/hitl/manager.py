@@ -40,6 +40,7 @@ from agent_runtime.sessions.database import Database
 logger = logging.getLogger("agent_runtime.hitl")
 
 INSERT_ATTEMPTS = 5
+STOP_SECONDS = 1.0
 
 
 def utc_now() -> datetime:
@@ -124,7 +125,7 @@ class HITLManager:
             arguments_hash=arguments_hash(plain),
             reason=reason,
             correlation_id=correlation_id or context.correlation_id or new_correlation_id(),
-            causation_id=causation_id or context.causation_id,
+            causation_id=causation_id or context.event_id,
             requested_at=asked_at,
             expires_at=asked_at + self._timeout,
             status=Status.PENDING,
@@ -235,6 +236,11 @@ class HITLManager:
         """What waits for a decision, oldest first; of one session, or of all."""
         return await self._table.pending(session_id, self._now())
 
+    @property
+    def waiting(self) -> int:
+        """How many approvals someone in this process waits for."""
+        return len(self._waiters.approval_ids)
+
     async def wait(self, approval_id: str) -> Approval:
         """Sleep until the approval is final and its last event is stored, whoever decides and wherever.
 
@@ -262,7 +268,9 @@ class HITLManager:
         """End the loop and let go of who waits. What is pending stays so, for the next start."""
         self._stopping.set()
         if self._loop is not None:
-            await self._loop
+            # A round that waits for a store that does not answer is broken off: the outbox remembers.
+            await asyncio.wait((self._loop,), timeout=STOP_SECONDS)
+            self._loop.cancel()
             self._loop = None
         self._waiters.dismiss()
 
