@@ -12,6 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from agent_runtime.events.errors import InvalidEvent, StoreError
+from agent_runtime.sessions.errors import (
+    DatabaseUnavailable,
+    InvalidSession,
+    SessionEnded,
+    SessionExists,
+    SessionsError,
+    TooManySwitches,
+    UnknownSession,
+)
 
 logger = logging.getLogger("agent_runtime.api")
 
@@ -81,6 +90,7 @@ def add_error_answers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(InvalidEvent, _unfit)
     app.add_exception_handler(StoreError, _store)
+    app.add_exception_handler(SessionsError, _session)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -107,6 +117,22 @@ async def _unfit(_: Request, error: Exception) -> Response:
 async def _store(_: Request, error: Exception) -> Response:
     logger.error("the event store failed: %s", error)
     return Refusal(503, "the event store does not answer; try again", retry_after=1).response()
+
+
+_STATUS_OF: dict[type[Exception], int] = {
+    InvalidSession: 400,
+    UnknownSession: 404,
+    SessionExists: 409,
+    SessionEnded: 409,
+    TooManySwitches: 409,
+}
+
+
+async def _session(_: Request, error: Exception) -> Response:
+    if isinstance(error, DatabaseUnavailable):
+        logger.error("%s", error)
+        return Refusal(503, "the database does not answer; try again", retry_after=1).response()
+    return Json({"error": str(error)}, _STATUS_OF.get(type(error), 500))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -118,6 +118,8 @@ class Database:
             max_overflow=0,
             pool_timeout=wait_seconds,
             pool_pre_ping=not self.is_sqlite,
+            # What people say stands in no error and no log.
+            hide_parameters=True,
             # One behaviour on both: PostgreSQL refuses NaN.
             json_serializer=partial(json.dumps, allow_nan=False, separators=(",", ":")),
         )

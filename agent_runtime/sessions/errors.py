@@ -5,6 +5,7 @@ SessionsError
 ├── UnknownSession (also LookupError) there is no session of that id
 ├── SessionExists                     there is one already
 ├── SessionEnded                      it was deleted, or it expired: it takes no more
+├── TooManySwitches                   its agents have passed it around often enough
 └── DatabaseUnavailable               the database does not answer; nothing is known to have been written
 """
 
@@ -54,6 +55,14 @@ class SessionEnded(SessionsError):
         self.session_id = session_id
         self.reason = reason
         super().__init__(f"session {session_id} has {'expired' if reason == 'expired' else 'been deleted'}")
+
+
+class TooManySwitches(SessionsError):
+    """The session has been passed from agent to agent as often as it may."""
+
+    def __init__(self, session_id: str, limit: int) -> None:
+        self.session_id = session_id
+        super().__init__(f"session {session_id} has been switched {limit} times, the limit")
 
 
 class DatabaseUnavailable(SessionsError):

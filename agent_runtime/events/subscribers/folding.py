@@ -52,3 +52,13 @@ class FoldingSubscriber:
 
     def settle(self, now_ns: int) -> None:
         """See ``Projection.settle``: nothing here waits for anything."""
+
+
+def in_turn(functions: Sequence[Callable[[], None]]) -> Callable[[], None]:
+    """One function that calls all of ``functions``: what detaches a subscriber that has several subscriptions."""
+
+    def call() -> None:
+        for function in functions:
+            function()
+
+    return call
