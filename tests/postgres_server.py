@@ -29,7 +29,7 @@ class PostgresServer:
         options: Settings of the server, such as `{"max_connections": "300"}`.
 
     Attributes:
-        url: Of its first database, as the superuser: `postgresql://…`.
+        url: Of its first database, as the superuser: `postgresql://…`. password: The superuser's.
 
     Raises:
         AssertionError: If it does not start, with its own words.
@@ -38,7 +38,7 @@ class PostgresServer:
     def __init__(self, directory: Path, options: dict[str, str] | None = None) -> None:
         self._directory = directory
         self._options = options or {}
-        self._password = secrets.token_hex(8)
+        self.password = secrets.token_hex(8)
         self._user: dict[str, Any] = {}
         self._made: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,7 +52,7 @@ class PostgresServer:
             self._user = _somebody()
             self._made = self._directory = Path(tempfile.mkdtemp(prefix="postgres-"))
         password = self._directory / "password"
-        password.write_text(self._password)
+        password.write_text(self.password)
         for path in (self._directory, password):
             os.chown(path, self._user.get("user", -1), self._user.get("group", -1))
         try:
@@ -108,11 +108,11 @@ class PostgresServer:
         self._databases += 1
         name = f"test_{self._databases}"
         command = ["createdb", "--host=127.0.0.1", f"--port={self._port}", "--username=postgres", name]
-        self._run([installed(command[0]), *command[1:]], PGPASSWORD=self._password)
+        self._run([installed(command[0]), *command[1:]], PGPASSWORD=self.password)
         return self._url(name)
 
     def _url(self, database: str) -> str:
-        return f"postgresql://postgres:{self._password}@127.0.0.1:{self._port}/{database}"
+        return f"postgresql://postgres:{self.password}@127.0.0.1:{self._port}/{database}"
 
     def _log(self) -> Path:
         return self._directory / "postgres.log"
