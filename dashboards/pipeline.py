@@ -115,13 +115,15 @@ PIPELINE = Row(
         graph(
             713,
             "Events in a commit",
-            "Events that one commit writes, on average. It grows with the load: the store groups what waits.",
+            "Events that one commit writes, on average; it grows with the load, the store groups what waits. Failed "
+            "commits: the disk is full or broken, senders get 503 and must send again.",
             "short",
             Query(
                 f"{rate('agent_runtime_commit_batch_events_sum')} / "
                 f"({rate('agent_runtime_commit_batch_events_count')} > 0)",
                 "events",
             ),
+            Query(rate("agent_runtime_commit_failures_total"), "failed commits a second"),
         ),
         graph(
             714,

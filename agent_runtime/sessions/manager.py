@@ -107,7 +107,7 @@ class SessionManager:
         return list((await self._load(session_id)).messages)
 
     async def add_message(self, session_id: str, message: dict[str, Any], agent: str | None = None) -> Message:
-        """Append a message to a session. It is in the history at once, and in the database soon.
+        """Append a message to a session. It is in the history at once, and in the database soon; its id is its event's.
 
         Args:
             message: in the OpenAI chat format; it belongs to the session from here on.
@@ -124,6 +124,7 @@ class SessionManager:
                 agent_name=added.agent,
                 session_id=session_id,
                 source=SOURCE,
+                event_id=added.message_id,
             )
         )
         return added
