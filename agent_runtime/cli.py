@@ -7,11 +7,10 @@ import logging
 import os
 import socket
 from contextlib import closing
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import httpx
 import typer
-from fastapi import FastAPI
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
@@ -19,11 +18,11 @@ from rich.table import Table
 from agent_runtime import demo as demonstration
 from agent_runtime.events.errors import StoreError
 from agent_runtime.ingest_files import STDIN, Note, Source, ingest
-from agent_runtime.main import create_app
 from agent_runtime.sender import Answer, NotSent, Sender
-from agent_runtime.server import Server
 from agent_runtime.settings import Settings, SettingsError, load_settings, misspelt
-from telemetry.logs import configure_logging
+
+if TYPE_CHECKING:
+    from agent_runtime.server import Server
 
 SHOWN_ERRORS = 5
 PORTS_TRIED = 20
@@ -55,13 +54,12 @@ def serve(
 ) -> None:
     """Run the service. Everything else is set by AGENT_RUNTIME__* and OTEL_* variables (docs/settings.md)."""
     settings = _settings(mode=mode, host=host, port=port)
-    _configure_logging(settings, settings.log_level)
-    app = _app(settings)
+    server = _server(settings, settings.log_level)
     url = _url(settings.host, settings.port)
     logger.info("send events to %s/events, scrape %s/metrics, read %s/docs", url, url, url)
     if settings.mode == "runtime":
         logger.warning("the runtime has no agents of its own yet: this is the sidecar")
-    Server(app, settings.host, settings.port).run()
+    server.run()
 
 
 @cli.command("ingest")
@@ -135,10 +133,9 @@ def demo(
     if free != settings.port:
         console.print(f"Port {settings.port} is taken, so this is port {free}.", highlight=False)
         settings = _settings(port=free)
-    _configure_logging(settings, "WARNING" if settings.log_level == "INFO" else settings.log_level)
+    server = _server(settings, "WARNING" if settings.log_level == "INFO" else settings.log_level)
     # Its lines, one for each decision, would bury the table; they can be read at /events/audit-log.
     logging.getLogger("agent_runtime.audit").setLevel(logging.CRITICAL)
-    server = Server(_app(settings), settings.host, settings.port)
     asyncio.run(_demo(server, settings, once))
 
 
@@ -209,17 +206,19 @@ def _settings(**overrides: Any) -> Settings:
         _fail(2, str(error))
 
 
-def _app(settings: Settings) -> FastAPI:
-    try:
-        return create_app(settings)
-    except (StoreError, ValueError) as error:
-        _fail(2, str(error))
+def _server(settings: Settings, log_level: str) -> Server:
+    # Here, not above: whoever only sends a file need not wait for the whole service to be loaded.
+    from agent_runtime.main import create_app
+    from agent_runtime.server import Server
+    from telemetry.logs import configure_logging
 
-
-def _configure_logging(settings: Settings, level: str) -> None:
-    configure_logging(level, settings.log_format, secrets=settings.keys.values())
+    configure_logging(log_level, settings.log_format, secrets=settings.keys.values())
     for sentence in misspelt(os.environ):
         logger.warning(sentence)
+    try:
+        return Server(create_app(settings), settings.host, settings.port)
+    except (StoreError, ValueError) as error:
+        _fail(2, str(error))
 
 
 def _fail(code: int, message: str) -> NoReturn:

@@ -47,7 +47,7 @@ def sample_events(run: str, now_us: int) -> list[bytes]:
 def _renew(event: dict[str, Any], run: str) -> None:
     for key in ("event_id", "causation_id"):
         if event[key] is not None:
-            event[key] = str(uuid.UUID(bytes=_hash(run, event[key]), version=8))
+            event[key] = str(uuid.UUID(bytes=_hash(run, event[key]), version=5))
     if event["correlation_id"] is not None:
         event["correlation_id"] = _hash(run, event["correlation_id"]).hex()
     event["session_id"] = f"{event['session_id']}-{run[:8]}"
@@ -142,7 +142,7 @@ def figures(series: Series) -> list[Figure]:
         Figure("Events", f"{events_in(series):,.0f}"),
         Figure("Sessions", f"{sessions:,.0f}"),
         Figure("Turns", f"{turns:,.0f}, {_ratio(turn_seconds, turns):.1f} s on average"),
-        Figure("Share of their time spent waiting for people", f"{_ratio(human, turn_seconds):.0%}"),
+        Figure("Waiting for people", f"{_ratio(human, turn_seconds):.0%} of the turns' time"),
         Figure("Tool calls", f"{calls:,.0f}, {_ratio(good, calls):.1%} of them successful"),
         Figure("Tool that fails most", _worst_tool(series)),
         Figure("Approvals", f"{decided:,.0f}, decided after {_ratio(waited, decided):.1f} s on average"),

@@ -120,10 +120,12 @@ class Service:
         if not self._starting.done():
             self._starting.cancel()
             return
-        self._starting.result()
-        await asyncio.gather(
-            self.telemetry.stop(self._time_left(keep=0.5)), *(runner.stop() for runner in self._runners)
-        )
+        ends = (self.telemetry.stop(self._time_left(keep=0.5)), *(runner.stop() for runner in self._runners))
+        for error in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(error, Exception):
+                logger.error(
+                    "a fold did not stop in order; the next start folds again what is not durable", exc_info=error
+                )
 
     def _time_left(self, keep: float = 0.0) -> float:
         return max(0.1, self._stop_by - time.monotonic() - keep)
@@ -133,8 +135,6 @@ class Service:
             await asyncio.wait_for(work, self._time_left(keep))
         except TimeoutError:
             logger.warning("the folds were not done in time; the next start folds again what is not durable")
-        except Exception:
-            logger.exception("the folds did not stop in order; the next start folds again what is not durable")
 
 
 class Application(FastAPI):

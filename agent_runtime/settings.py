@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     internal_api_key: SecretStr | None = Field(None, description="Admin key: may do everything.")
     ingest_key: SecretStr | None = Field(None, description="Key that may send events.")
     read_key: SecretStr | None = Field(None, description="Key that may read events, audit log and JSON metrics.")
-    approver_key: SecretStr | None = Field(None, description="Key that may read and decide approvals.")
+    approver_key: SecretStr | None = Field(None, description="Runtime mode: key that may read and decide approvals.")
     scrape_key: SecretStr | None = Field(None, description="Key that may read `/metrics`.")
 
     log_level: LogLevel = Field("INFO", description="Least severe level that is logged.")
@@ -181,12 +181,14 @@ def variable(name: str) -> str:
 
 def misspelt(environ: Mapping[str, str]) -> list[str]:
     """A sentence for each ``AGENT_RUNTIME__`` variable of ``environ`` that is no setting."""
-    known = [variable(name) for name in Settings.model_fields]
-    found = [name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known]
+    known = [name.upper() for name in Settings.model_fields]
     sentences = []
-    for name in sorted(found):
-        near = difflib.get_close_matches(name.upper(), known, 1)
-        sentences.append(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
+    for name in sorted(environ):
+        own = name.upper().removeprefix(PREFIX)
+        if not name.upper().startswith(PREFIX) or own in known:
+            continue
+        near = difflib.get_close_matches(own, known, 1)
+        sentences.append(f"{name} is no setting" + (f"; did you mean {PREFIX}{near[0]}?" if near else ""))
     return sentences
 
 

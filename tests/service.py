@@ -55,7 +55,7 @@ class Service:
         self.client = httpx.Client(base_url=self.url, timeout=30, trust_env=False, headers=headers)
         self.process: subprocess.Popen[bytes] | None = None
         self._folder = folder
-        self._env = environ(AGENT_RUNTIME__DB_URL=f"sqlite:///{self.database}", **SETTLE, **(env or {}))
+        self._env = environ(**{"AGENT_RUNTIME__DB_URL": f"sqlite:///{self.database}", **SETTLE, **(env or {})})
         self._arguments = arguments
 
     def start(self) -> None:

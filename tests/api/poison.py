@@ -110,7 +110,7 @@ ELEMENTS = [
         "arguments as text",
         _event(event_type="tool_execution_requested", data={"tool_name": "t", "call_id": "c", "arguments": "x"}),
         "data.arguments: expected an object",
-    ),  # fmt: skip
+    ),
     # Times outside of time
     Poison("year 0001", _event(timestamp="0001-01-01T00:00:00Z"), "timestamp: must lie in the years 2000 to 2199"),
     Poison("year 9999", _event(timestamp="9999-12-31T23:59:59Z"), "timestamp: must lie in the years 2000 to 2199"),
@@ -126,15 +126,15 @@ ELEMENTS = [
         "a domain event with a wrong cause",
         _event(event_type="SessionCreated", data={"session_id": "s"}, causation_id=5),
         "causation_id",
-    ),  # fmt: skip
+    ),
     Poison(
         "a domain event with a surrogate",
         _event(event_type="SessionExpired", data={"session_id": "s", "reason": "\ud800"}),
         "data",
-    ),  # fmt: skip
+    ),
     Poison(
         "a domain event without a session", _event(event_type="SessionExpired", data={"reason": "r"}), "data.session_id"
-    ),  # fmt: skip
+    ),
     # JSON with a hole
     Poison("a missing value", b'{"event_type": }', "not valid JSON"),
     Poison("single quotes", b"{'event_type': 'agent_switched'}", "not valid JSON"),
