@@ -186,9 +186,11 @@ class HITLManager:
             if name is not None and (problem := name_problem(name)) is not None:
                 raise InvalidDecision(f"{where}: {problem}")
         approval = await self._addressed(key, session_id, arguments_hash)
-        decided = await self._table.decide(approval, wanted, decided_by, self._now())
+        decided, was_first = await self._table.decide(approval, wanted, decided_by, self._now())
         if decided is None:
-            raise self._too_late(await self.get(approval.id))
+            raise UnknownApproval(f"there is no approval {approval.id} any more")
+        if not was_first:
+            raise _too_late(decided)
         if await self._outbox.publish(decided):
             self._waiters.wake(decided)
         return decided
@@ -200,7 +202,7 @@ class HITLManager:
             if latest is None:
                 where = "" if session_id is None else f" in session {session_id}"
                 raise UnknownApproval(f"no approval was asked for under {key}{where}")
-            raise self._too_late(latest)
+            raise _too_late(latest)
         if seen_hash is not None:
             waiting = [approval for approval in waiting if approval.arguments_hash == seen_hash.strip().lower()]
             if not waiting:
@@ -208,12 +210,6 @@ class HITLManager:
         if len(waiting) > 1:
             raise AmbiguousCall(f"{len(waiting)} sessions wait under {key}; give session_id, or the approval's id")
         return waiting[0]
-
-    def _too_late(self, approval: Approval) -> HITLError:
-        if approval.status in (Status.PENDING, Status.EXPIRED):
-            return ApprovalExpired(approval.expires_at)
-        assert approval.decided_by is not None and approval.decided_at is not None
-        return AlreadyDecided(approval.status, approval.decided_by, approval.decided_at)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -302,6 +298,12 @@ class HITLManager:
             await self.sweep()
         except Exception as error:
             logger.error("approvals could not be looked through, it is tried again: %r", error)
+
+
+def _too_late(approval: Approval) -> HITLError:
+    if approval.decided_by is None or approval.decided_at is None or approval.status == Status.EXPIRED:
+        return ApprovalExpired(approval.expires_at)
+    return AlreadyDecided(approval.status, approval.decided_by, approval.decided_at)
 
 
 def _same_call(pending: Approval, asked: Approval) -> Approval:

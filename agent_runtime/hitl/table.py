@@ -55,8 +55,10 @@ class ApprovalTable:
         found = await self._all(_within(newest, session_id).limit(1))
         return found[0] if found else None
 
-    async def decide(self, approval: Approval, decision: Decision, decided_by: str, now: datetime) -> Approval | None:
-        """Take a decision on ``approval`` as it was read; the row as it is now, or None if it is too late."""
+    async def decide(
+        self, approval: Approval, decision: Decision, decided_by: str, now: datetime
+    ) -> tuple[Approval | None, bool]:
+        """Take a decision on ``approval`` as it was read; the row as it is now, and whether the decision was taken."""
         statement = (
             update(Approval)
             .where(
@@ -75,7 +77,8 @@ class ApprovalTable:
             .returning(Approval)
         )
         async with self._database.write() as session:
-            return await session.scalar(statement)
+            decided = await session.scalar(statement)
+            return (decided, True) if decided is not None else (await session.get(Approval, approval.id), False)
 
     async def expire(self, now: datetime) -> None:
         """End all whose time is up; their end is their deadline, however late it is noticed."""
