@@ -195,7 +195,7 @@ class Outbox:
             return
         reason = "misconfigured" if result.misconfigured else result.outcome.value
         figures.failures[reason] = figures.failures.get(reason, 0) + 1
-        if time.monotonic() - self._complained_at > 60:
+        if result.outcome is Outcome.RETRY and time.monotonic() - self._complained_at > 60:
             self._complained_at = time.monotonic()
             logger.warning("spans wait in the store, the backend did not take them: %s", result.message)
 

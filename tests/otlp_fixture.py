@@ -84,7 +84,8 @@ class OtlpReceiver:
         """Every span that was taken, in the order of arrival, over all starts."""
         if not self.file.exists():
             return []
-        return [json.loads(line) for line in self.file.read_text().splitlines()]
+        whole = self.file.read_bytes().rpartition(b"\n")[0]  # the last line may be under way
+        return [json.loads(line) for line in whole.splitlines()]
 
     def __enter__(self) -> Self:
         self.start()
