@@ -36,7 +36,8 @@ _FILE = re.compile(r"\b[\w/-][\w./-]{0,200}\.(?:py|md|txt|json|toml|ya?ml|js|ts|
 _EXPRESSION = re.compile(r"[\d(][\d\s.()+*/-]{0,80}[\d)]")
 _QUOTED = re.compile(r"[\"“«]([^\"”»]{1,10000})[\"”»]")
 _WENT_WRONG = re.compile(
-    r"\b(?:reject|refus|denied|declin|timed out|timeout|expired|not (?:approved|allowed|found)|error\b|failed|no such)",
+    r"\b(?:reject|refus|denied|declin|timed out|timeout|expired|not (?:approved|allowed|found)|may (?:only|not)|"
+    r"error\b|failed|no such)",
     re.IGNORECASE,
 )
 _FOLDER = re.compile(r"\b(?:folder|directory|mkdir)\s+(?:called\s+|named\s+)?(\w[\w-]{0,60})", re.IGNORECASE)

@@ -1,7 +1,8 @@
 import asyncio
 import gc
+import random
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import anyio
@@ -11,6 +12,7 @@ from agent_runtime.events.base_event import BaseEvent
 from agent_runtime.events.correlation import EventCorrelation
 from agent_runtime.events.event_bus import EventBus
 from agent_runtime.llm.client import Answer, LLMError, Message, TextDelta, ToolCall, Usage
+from agent_runtime.llm.scripted import ScriptedClient
 from agent_runtime.llm.stream_service import LLMStreamService
 
 CORRELATION = "0123456789abcdef0123456789abcdef"
@@ -276,3 +278,34 @@ async def test_a_closed_bus_does_not_hide_how_the_call_ended(bus: EventBus, capl
         await anext(stream)
 
     assert ["agent_runtime.llm.stream_service"] == [record.name for record in caplog.records]
+
+
+async def test_many_at_once_and_whoever_leaves_each_call_ends_once(bus: EventBus) -> None:
+    """Two hundred streams, of which some leave early, some are cancelled and some fail: one end each, no task left."""
+    service = LLMStreamService(bus, ScriptedClient(chunk_delay_seconds=0.001, failure_share=0.1, seed=1))
+    chance = random.Random(1)
+
+    async def session(number: int) -> None:
+        EventCorrelation.set_correlation_id(f"{number:032x}")
+        stay = chance.choice([1, 3, 1000])
+        messages = [{"role": "user", "content": "What is a monad?"}]
+        with suppress(LLMError):
+            async with aclosing(service.stream(**{**TURN, "session_id": str(number), "messages": messages})) as stream:
+                async for _ in stream:
+                    stay -= 1
+                    if not stay:
+                        break
+
+    tasks = [asyncio.create_task(session(number)) for number in range(200)]
+    await asyncio.sleep(0.01)
+    for task in tasks[::5]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    events = published(bus)
+    starts = {event.data["request_id"]: event for event in events if event.event_type == "llm_request_started"}
+    ends = [event for event in events if event.event_type != "llm_request_started"]
+    assert sorted(starts) == sorted(event.data["request_id"] for event in ends)
+    assert {"cancelled", "server_error", None} == {event.data.get("error_type") for event in ends}
+    assert [starts[event.data["request_id"]].correlation_id for event in ends] == [e.correlation_id for e in ends]
+    assert {asyncio.current_task()} == asyncio.all_tasks()
