@@ -159,7 +159,7 @@ class TurnBook:
         if full is None and len(self._turns) >= MAX_OPEN_TURNS:
             full = next(iter(self._turns.values()))
         if full is not None:
-            self._settle(full, self._facts(full), event.recorded_ns - 1, incomplete=True)
+            self._settle(full, self._facts(full), event.recorded_ns - 1)
         settled_at = self._settled.get(correlation_id, 0)
         turn = Turn(correlation_id, settled_at, self._history(correlation_id, settled_at) if settled_at else [])
         turn.look_by_ns = event.recorded_ns + self._eager_ns
@@ -204,7 +204,7 @@ class TurnBook:
         else:
             wait_ns, closed_is_final = self._missing(turn, facts, at_ns)
             if wait_ns == 0:
-                self._settle(turn, facts, at_ns, incomplete=bool(facts.open_steps))
+                self._settle(turn, facts, at_ns)
                 return
             turn.wait_ns = max(wait_ns, grace)
             if closed_is_final:
@@ -234,13 +234,13 @@ class TurnBook:
         causes = (recorded_cause(self._store, cause, at_ns) for cause in sorted(facts.causes)[:MAX_CAUSES])
         return all(cause is not None for cause in causes)
 
-    def _settle(self, turn: Turn, facts: TurnFacts, at_ns: int, incomplete: bool) -> None:
+    def _settle(self, turn: Turn, facts: TurnFacts, at_ns: int) -> None:
         del self._turns[turn.correlation_id]
         self._settled[turn.correlation_id] = turn.last_position()
         self._settled.move_to_end(turn.correlation_id)
         if len(self._settled) > MAX_SETTLED:
             self._settled.popitem(last=False)
-        self._look(turn, facts, at_ns, True, incomplete)
+        self._look(turn, facts, at_ns, True, bool(facts.open_steps))
 
     def _facts(self, turn: Turn) -> TurnFacts:
         return TurnFacts(turn.events) if self._shared is None else self._shared.of(turn)
