@@ -93,7 +93,7 @@ async def turn(
     """A whole turn in which every tool says ``result``, and switches come about or are refused."""
     client = fast(**options)
     messages: list[Message] = [{"role": "system", "content": "You are one."}, {"role": "user", "content": message}]
-    answers = []
+    answers: list[tuple[str, Answer]] = []
     while not answers or (answers[-1][1].tool_calls and len(answers) < 20):
         answer = await answered(client, messages, agent)
         answers.append((agent, answer))
