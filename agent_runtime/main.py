@@ -79,13 +79,18 @@ class Service:
 
     def ready(self) -> bool:
         """Whether every fold has caught up with the store, and the service is not stopping."""
-        caught_up = self._starting is not None and self._starting.done()
+        starting = self._starting
+        caught_up = starting is not None and starting.done() and not starting.cancelled() and not starting.exception()
         return caught_up and self.telemetry.ready and not self.stopping.is_set()
 
     async def start(self) -> None:
         """Let the folds catch up. A long way to go is gone in the background, while events are taken already."""
         self._starting = asyncio.create_task(self._catch_up())
         await asyncio.wait((self._starting,), timeout=START_SECONDS)
+        if self._starting.done():
+            self._starting.result()
+        else:
+            self._starting.add_done_callback(_log_failure)
         await self.bus.publish(SystemStartupEvent(version=__version__, source=SOURCE))
 
     async def _catch_up(self) -> None:
@@ -120,6 +125,8 @@ class Service:
         if not self._starting.done():
             self._starting.cancel()
             return
+        if self._starting.exception() is not None:
+            return
         ends = (self.telemetry.stop(self._time_left(keep=0.5)), *(runner.stop() for runner in self._runners))
         for error in await asyncio.gather(*ends, return_exceptions=True):
             if isinstance(error, Exception):
@@ -135,6 +142,11 @@ class Service:
             await asyncio.wait_for(work, self._time_left(keep))
         except TimeoutError:
             logger.warning("the folds were not done in time; the next start folds again what is not durable")
+
+
+def _log_failure(starting: asyncio.Task[None]) -> None:
+    if not starting.cancelled() and (error := starting.exception()) is not None:
+        logger.critical("the folds could not catch up; the service takes events, but is not ready", exc_info=error)
 
 
 class Application(FastAPI):
