@@ -25,6 +25,9 @@ class Locks:
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
+    def __len__(self) -> int:
+        return len(self._locks)
+
     def __call__(self, key: str) -> asyncio.Lock:
         """The lock of ``key``."""
         lock = self._locks.get(key)
