@@ -8,18 +8,24 @@ that uses none pays for none.
 from __future__ import annotations
 
 from agent_runtime.events.event_bus import event_bus
+from agent_runtime.events.subscribers.agent_context_subscriber import AgentContextSubscriber
 from agent_runtime.events.subscribers.audit_logger import AuditLogger
 from agent_runtime.events.subscribers.domain_event_subscriber import DomainEventSubscriber
 from agent_runtime.events.subscribers.folding import FoldingSubscriber
 from agent_runtime.events.subscribers.metrics_collector import MetricsCollector
+from agent_runtime.events.subscribers.persistence_subscriber import PersistenceSubscriber
 from agent_runtime.events.subscribers.session_metrics_collector import SessionMetricsCollector
+from agent_runtime.events.subscribers.timer_writer import TimerWriter
 
 __all__ = [
+    "AgentContextSubscriber",
     "AuditLogger",
     "DomainEventSubscriber",
     "FoldingSubscriber",
     "MetricsCollector",
+    "PersistenceSubscriber",
     "SessionMetricsCollector",
+    "TimerWriter",
     "audit_logger",
     "metrics_collector",
     "session_metrics_collector",
