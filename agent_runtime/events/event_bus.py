@@ -86,7 +86,7 @@ class EventBus:
         self.store: EventStore = MemoryStore() if store is None else store
         self.feed = Feed(self.store)
         self.writer = GroupCommitWriter(self.store, self._report)
-        self._memory = self.store if isinstance(self.store, MemoryStore) else None
+        self._memory = self.store if isinstance(self.store, MemoryStore) and not self.store.blocking else None
         self._routing = Routing()
         self._dead_letters = DeadLetters(self.store, self.writer)
         self._delivery = Delivery(lambda: self._routing.subscriptions, queue_size, self._give_up)

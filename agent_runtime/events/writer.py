@@ -114,6 +114,7 @@ class GroupCommitWriter:
 
     def stop(self, timeout: float) -> bool:
         """Commit what is queued and end the thread; False if that was not done within ``timeout`` seconds."""
+        lost = self.figures.lost
         with self._changed:
             self._stop_by = time.monotonic() + timeout
             self._changed.notify()
@@ -122,7 +123,7 @@ class GroupCommitWriter:
             return True
         atexit.unregister(self.stop)
         thread.join(timeout + 0.1)
-        return not thread.is_alive() and not self.figures.lost
+        return not thread.is_alive() and self.figures.lost == lost
 
     def _check_open(self) -> None:
         if self._stop_by is not None:

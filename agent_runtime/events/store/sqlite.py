@@ -224,25 +224,19 @@ class SqliteStore:
             if value is not None:
                 where += f" AND {column} = ?"
                 values.append(value)
-        order = "DESC" if newest else "ASC"
-        types = [None] if event_types is None else list(dict.fromkeys(event_types))
-        if len(values) > 1 and event_types is not None:
-            # A session or a turn is narrow. The unary plus keeps SQLite from choosing the type's index instead.
-            where += f" AND +event_type IN ({','.join('?' * len(types))})"
-            values.extend(types)
-            types = [None]
-        parts = []
-        arguments: list[Any] = []
-        for event_type in types:
+        types = [] if event_types is None else list(dict.fromkeys(event_types))
+        tail = f"ORDER BY position {'DESC' if newest else 'ASC'} LIMIT {int(limit)}"
+        if len(types) > 1 and len(values) == 1:
             # The first so many of each type, merged: with IN (…) SQLite would sort all that there are.
-            condition = where if event_type is None else f"{where} AND event_type = ?"
-            part = f"SELECT {COLUMNS} FROM events WHERE {condition} ORDER BY position {order} LIMIT ?"
-            parts.append(f"SELECT * FROM ({part})")
-            arguments += values if event_type is None else [*values, event_type]
-            arguments.append(limit)
-        if not parts:
-            return []
-        found = self._events(f"{' UNION ALL '.join(parts)} ORDER BY position {order} LIMIT ?", (*arguments, limit))
+            part = f"SELECT * FROM (SELECT {COLUMNS} FROM events WHERE {where} AND event_type = ? {tail})"
+            values = [value for event_type in types for value in (after, event_type)]
+            found = self._events(f"{' UNION ALL '.join([part] * len(types))} {tail}", values)
+        else:
+            if event_types is not None:
+                # A session or a turn is narrow. The unary plus keeps SQLite from choosing the type's index instead.
+                column = "event_type" if len(values) == 1 else "+event_type"
+                where += f" AND {column} IN ({','.join('?' * len(types))})"
+            found = self._events(f"SELECT {COLUMNS} FROM events WHERE {where} {tail}", [*values, *types])
         return found[::-1] if newest else found
 
     def _events(self, query: str, values: Sequence[Any]) -> list[BaseEvent]:
