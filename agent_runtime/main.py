@@ -85,13 +85,14 @@ class Service:
 
     async def start(self) -> None:
         """Let the folds catch up. A long way to go is gone in the background, while events are taken already."""
+        # Stored before any fold runs: it tells them that the silence before it was nobody listening.
+        await self.bus.publish_many([SystemStartupEvent(version=__version__, source=SOURCE)])
         self._starting = asyncio.create_task(self._catch_up())
         await asyncio.wait((self._starting,), timeout=START_SECONDS)
         if self._starting.done():
             self._starting.result()
         else:
             self._starting.add_done_callback(_log_failure)
-        await self.bus.publish(SystemStartupEvent(version=__version__, source=SOURCE))
 
     async def _catch_up(self) -> None:
         for runner in self._runners:

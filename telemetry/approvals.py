@@ -95,6 +95,9 @@ class Approvals:
         grace_ns: after request and decision have both come, the wait is counted this much later.
         waited: counts a wait.
         requested: counts a call that was asked about, by tool.
+
+    Attributes:
+        alarms: a heap of (when to count, what); always the same list.
     """
 
     types: frozenset[str] = frozenset((*HUMAN.opens, *HUMAN.closes))
@@ -105,7 +108,7 @@ class Approvals:
         self._requested = requested
         self._approvals: OrderedDict[Name, Approval] = OrderedDict()
         self._pending: dict[Name, Approval] = {}
-        self._alarms: list[tuple[int, Name]] = []
+        self.alarms: list[tuple[int, Name]] = []
 
     def take(self, event: BaseEvent) -> None:
         """Take an event of one of ``types``."""
@@ -132,11 +135,11 @@ class Approvals:
             self._pending.pop(name, None)
         if approval.decisions and approval.requests:
             approval.due_ns = event.recorded_ns + self._grace_ns
-            heapq.heappush(self._alarms, (approval.due_ns, name))
+            heapq.heappush(self.alarms, (approval.due_ns, name))
 
     def due(self, now_ns: int) -> None:
         """Count the waits that are settled."""
-        alarms = self._alarms
+        alarms = self.alarms
         while alarms and alarms[0][0] < now_ns:
             due_ns, name = heapq.heappop(alarms)
             approval = self._approvals.get(name)
@@ -188,7 +191,7 @@ class Approvals:
         """Take over what ``dump`` gave."""
         self._approvals.clear()
         self._pending.clear()
-        self._alarms.clear()
+        self.alarms.clear()
         for row, correlation_id, requests, decisions, counted, due_ns in rows:
             name: Name = (row[0], row[1], row[2])
             approval = self._approvals[name] = Approval(correlation_id, name[1])
@@ -199,7 +202,7 @@ class Approvals:
             if approval.pending():
                 self._pending[name] = approval
             if len(counted) < len(approval.decisions):
-                heapq.heappush(self._alarms, (due_ns, name))
+                heapq.heappush(self.alarms, (due_ns, name))
 
 
 def _moment(decision: Decision) -> Moment:

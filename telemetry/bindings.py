@@ -57,7 +57,8 @@ class Plan:
 
     Attributes:
         total: the series that counts the type. rules: what its events change.
-        keys: the keys of their data that give label values. bindings: found so far, by the values of ``keys``.
+        keys: the keys of their data that give label values.
+        bindings: found so far, by the values of ``keys``: by the value itself if it is one, else by a tuple.
         row: the kind of span that they end. human: they are about an approval.
     """
 
@@ -68,7 +69,7 @@ class Plan:
         named = [label for _, rule in self.rules for label in (*rule.labels, rule.where) if label and label[0] != "="]
         self.total = total
         self.keys = tuple(dict.fromkeys(named))
-        self.bindings: dict[tuple[Any, ...], Binding] = {}
+        self.bindings: dict[Any, Binding] = {}
         self.row = ENDS.get(kind)
         self.human = kind in Approvals.types
 
@@ -93,11 +94,11 @@ class Series:
         """Add to a counter whose labels need no budget."""
         self.tables[name].cell(labels).value += amount
 
-    def bind(self, plan: Plan, key: tuple[Any, ...]) -> Binding:
+    def bind(self, plan: Plan, key: Any) -> Binding:
         """Find the series for the values of the plan's keys, each label within its budget; the binding is kept."""
         if len(plan.bindings) >= MAX_BINDINGS:
             plan.bindings.clear()
-        values = dict(zip(plan.keys, key, strict=True))
+        values = dict(zip(plan.keys, (key,) if len(plan.keys) == 1 else key, strict=True))
         counts: list[tuple[Counter, int]] = []
         fields: list[tuple[Counter, str]] = []
         durations: list[tuple[Histogram, str]] = []

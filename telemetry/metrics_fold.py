@@ -49,7 +49,7 @@ PRE_CREATED: dict[str, tuple[tuple[str, ...], ...]] = {
 _TURNS_OPEN = "agent_runtime_turns_open"
 _PENDING = "agent_runtime_hitl_pending"
 _OLDEST_PENDING = "agent_runtime_hitl_oldest_pending_timestamp_seconds"
-_DERIVED = frozenset({_TURNS_OPEN, _PENDING, _OLDEST_PENDING})
+_DERIVED = frozenset({_TURNS_OPEN, _OLDEST_PENDING})
 
 
 class MetricsFold:
@@ -82,7 +82,6 @@ class MetricsFold:
         self._series = Series(label_budget)
         self._tables = self._series.tables
         self._plans: dict[str, Plan] = {}
-        self._recorded_ns = 0
         self._turns = TurnBook(deadlines, self._turn_looked_at, store, shared)
         self._approvals = Approvals(deadlines.grace, self._waited, self._requested)
         for name, label_sets in PRE_CREATED.items():
@@ -94,35 +93,38 @@ class MetricsFold:
     def apply(self, events: Sequence[BaseEvent]) -> None:
         """See ``Projection.apply``."""
         with self._lock:
-            plans, add_to_turn = self._plans, self._turns.add
+            plans, add_to_turn, play = self._plans, self._turns.add, self._play
+            turn_alarms, approval_alarms = self._turns.alarms, self._approvals.alarms
             for event in events:
-                if event.recorded_ns != self._recorded_ns:
-                    self._recorded_ns = event.recorded_ns
-                    self._due(event.recorded_ns)
+                recorded_ns = event.recorded_ns
+                if turn_alarms and turn_alarms[0][0] < recorded_ns:
+                    self._turns.resume(event)
+                    self._turns.due(recorded_ns)
+                if approval_alarms and approval_alarms[0][0] < recorded_ns:
+                    self._approvals.due(recorded_ns)
                 try:
                     plan = plans.get(event.event_type)
                     if plan is None:
                         plan = self._plan(event.event_type)
                     plan.total.value += 1
-                    turn = None if event.correlation_id is None else add_to_turn(event, event.correlation_id)
+                    correlation_id = event.correlation_id
+                    turn = None if correlation_id is None else add_to_turn(event, correlation_id)
                     if plan.row is not None:
                         self._end(event, plan, plan.row, turn)
                     elif plan.rules:
-                        self._play(event, plan, event.data)
+                        play(event, plan, event.data)
                     if plan.human:
                         self._approvals.take(event)
                 except Exception:
                     logger.exception("metrics can't take event %s", event.event_id)
-                self.position = event.position
+            if events:
+                self.position = events[-1].position
 
     def settle(self, now_ns: int) -> None:
         """See ``Projection.settle``."""
         with self._lock:
-            self._due(now_ns)
-
-    def _due(self, now_ns: int) -> None:
-        self._turns.due(now_ns)
-        self._approvals.due(now_ns)
+            self._turns.due(now_ns)
+            self._approvals.due(now_ns)
 
     def _plan(self, kind: str) -> Plan:
         total = self._tables["agent_runtime_events_total"].cell((str(kind),))
@@ -137,7 +139,8 @@ class MetricsFold:
             opening_id: the event that opened the span which an exemplar is to name; empty for the turn's own.
         """
         get = data.get
-        key = tuple([get(name) for name in plan.keys])
+        keys = plan.keys
+        key = get(keys[0]) if len(keys) == 1 else tuple([get(name) for name in keys])
         binding = plan.bindings.get(key)
         if binding is None:
             binding = self._series.bind(plan, key)
@@ -283,6 +286,7 @@ class MetricsFold:
     def dump(self) -> bytes:
         """See ``Projection.dump``."""
         with self._lock:
+            self._show_pending()
             kept = (table for name, table in self._tables.items() if name not in _DERIVED)
             state = {
                 "position": self.position,

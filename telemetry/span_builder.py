@@ -8,10 +8,11 @@ import orjson
 
 from agent_runtime.events.base_event import BaseEvent
 from agent_runtime.events.event_types import EventType as T
+from agent_runtime.events.parsing import CLASS_OF
 from agent_runtime.events.store.base import EventStore
 from telemetry.identity import ROOT_OPERATION, root_span_id, span_id, trace_id
 from telemetry.span import Span
-from telemetry.spans import AGENT, HUMAN, INTERNAL, MAX_SPAN_EVENTS, SPAN_EVENTS, decision_of
+from telemetry.spans import AGENT, HUMAN, INTERNAL, MAX_SPAN_EVENTS, SPAN_EVENTS, SPANS, Attribute, decision_of
 from telemetry.steps import Step, TurnFacts
 from telemetry.turns import MAX_CAUSES, recorded_cause
 
@@ -90,13 +91,13 @@ class SpanBuilder:
         attributes["agent_runtime.event_id"] = first.event_id
         if row.gen_ai:
             attributes["gen_ai.operation.name"] = row.operation
-        sources = [event.data for event in (closed, *step.others, step.opened, step.announced) if event is not None]
-        for field, name, as_list in row.attributes:
-            for data in sources:
-                value = data.get(field)
-                if value is not None:
-                    attributes[name] = [value] if as_list else value
-                    break
+        for event in (step.announced, step.opened, *step.others, closed):
+            if event is not None:
+                get = event.data.get
+                for field, name, as_list in _ATTRIBUTES[event.event_type]:
+                    value = get(field)
+                    if value is not None:
+                        attributes[name] = [value] if as_list else value
         status, message = 0, ""
         if closed is None:
             attributes["agent_runtime.incomplete"] = True
@@ -180,6 +181,14 @@ class SpanBuilder:
         return tuple(links)
 
 
+# Of each type of event the attributes that it can give: those of its row that it has a field for.
+_ATTRIBUTES: dict[str, tuple[Attribute, ...]] = {
+    kind: tuple(
+        attribute for attribute in row.attributes if attribute.field in {field.name for field in CLASS_OF[kind].FIELDS}
+    )
+    for row in SPANS
+    for kind in (*row.opens, *row.announces, *row.closes)
+}
 _FAILURES: frozenset[str] = frozenset({T.TOOL_EXECUTION_FAILED, T.LLM_REQUEST_FAILED})
 
 

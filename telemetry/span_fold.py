@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -20,6 +21,16 @@ logger = logging.getLogger("agent_runtime.telemetry")
 FOLD_VERSION = "spans-1"
 MAX_SESSIONS = 2_000
 MAX_TURNS_OF_SESSION = 64
+
+
+class _Session:
+    """The turns of a session: those under way, and the latest that are settled, by their start in microseconds."""
+
+    __slots__ = ("open", "settled")
+
+    def __init__(self) -> None:
+        self.open: dict[str, None] = {}
+        self.settled: list[tuple[int, str]] = []
 
 
 class SpanFold:
@@ -42,28 +53,29 @@ class SpanFold:
         self.changed = False
         self._grace_ns = deadlines.grace
         self._store = store
-        self._recorded_ns = 0
         self._out: list[Span] = []
         self._turns = TurnBook(deadlines, self._turn_looked_at, store, shared)
-        # The turns of each session by their start (provisional while open), to link each to the one before it.
-        self._sessions: OrderedDict[str, dict[str, int]] = OrderedDict()
+        self._sessions: OrderedDict[str, _Session] = OrderedDict()
 
     def apply(self, events: Sequence[BaseEvent]) -> None:
         """See ``Projection.apply``."""
-        add_to_turn = self._turns.add
+        add_to_turn, alarms = self._turns.add, self._turns.alarms
         for event in events:
-            if event.recorded_ns != self._recorded_ns:
-                self._recorded_ns = event.recorded_ns
+            if alarms and alarms[0][0] < event.recorded_ns:
+                self._turns.resume(event)
                 self._turns.due(event.recorded_ns)
-            if event.correlation_id is not None:
-                try:
-                    turn = add_to_turn(event, event.correlation_id)
-                    if turn.session_id is None and event.session_id is not None:
-                        turn.session_id = event.session_id
-                        self._note_turn(event.session_id, turn, event.time_us)
-                except Exception:
-                    logger.exception("spans can't take event %s", event.event_id)
-            self.position = event.position
+            correlation_id = event.correlation_id
+            if correlation_id is None:
+                continue
+            try:
+                turn = add_to_turn(event, correlation_id)
+                if turn.session_id is None and event.session_id is not None:
+                    turn.session_id = event.session_id
+                    self._note_turn(event.session_id, turn)
+            except Exception:
+                logger.exception("spans can't take event %s", event.event_id)
+        if events:
+            self.position = events[-1].position
 
     def settle(self, now_ns: int) -> None:
         """See ``Projection.settle``."""
@@ -82,30 +94,36 @@ class SpanFold:
 
     # -- the turns of a session ----------------------------------------------------------------------------------------
 
-    def _note_turn(self, session_id: str, turn: Turn, start_us: int) -> None:
-        starts = self._sessions.setdefault(session_id, {})
-        self._sessions.move_to_end(session_id)
-        starts.setdefault(turn.correlation_id, start_us)
-        if len(starts) > MAX_TURNS_OF_SESSION:
-            del starts[min(starts, key=starts.__getitem__)]
-        if len(self._sessions) > MAX_SESSIONS:
-            self._sessions.popitem(last=False)
+    def _note_turn(self, session_id: str, turn: Turn) -> None:
+        session = self._sessions.get(session_id)
+        if session is None:
+            session = self._sessions[session_id] = _Session()
+            if len(self._sessions) > MAX_SESSIONS:
+                self._sessions.popitem(last=False)
+        else:
+            self._sessions.move_to_end(session_id)
+        if not turn.settled_at:
+            session.open[turn.correlation_id] = None
 
     def _turn_before(self, turn: Turn, facts: TurnFacts) -> str | None:
-        """The turn of the session that began last before this one; the start of this one is final now."""
-        starts = self._sessions.get(turn.session_id or "")
-        if starts is None:
+        """The turn of the session that began last before this one, which is settled now."""
+        session = self._sessions.get(turn.session_id or "")
+        if session is None:
             return None
         own = (facts.events[0].time_us, turn.correlation_id)
-        starts[turn.correlation_id] = own[0]
-        before = max((begun for name in starts if (begun := (self._start_of(name, starts), name)) < own), default=None)
-        return None if before is None else before[1]
-
-    def _start_of(self, correlation_id: str, starts: dict[str, int]) -> int:
-        turn = self._turns.get(correlation_id)
-        if turn is None:
-            return starts[correlation_id]
-        return min(event.time_us for event in turn.events.values())
+        session.open.pop(turn.correlation_id, None)
+        place = bisect_left(session.settled, own)
+        before = session.settled[place - 1] if place else (0, "")
+        for name in session.open:
+            other = self._turns.get(name)
+            if other is not None:
+                start_us = min(event.time_us for event in other.events.values())
+                if before < (start_us, name) < own:
+                    before = (start_us, name)
+        session.settled.insert(place, own)
+        if len(session.settled) > MAX_TURNS_OF_SESSION:
+            del session.settled[0]
+        return before[1] or None
 
     # -- giving out ----------------------------------------------------------------------------------------------------
 
@@ -135,14 +153,17 @@ class SpanFold:
 
     def dump(self) -> bytes:
         """See ``Projection.dump``; spans that nobody has taken yet are not part of it."""
-        return orjson.dumps(
-            {"position": self.position, "turns": self._turns.dump(), "sessions": list(self._sessions.items())}
-        )
+        sessions = [[name, list(session.open), session.settled] for name, session in self._sessions.items()]
+        return orjson.dumps({"position": self.position, "turns": self._turns.dump(), "sessions": sessions})
 
     def load(self, state: bytes) -> None:
         """See ``Projection.load``."""
         kept = orjson.loads(state)
         self.position = kept["position"]
         self._turns.load(kept["turns"], self.position)
-        self._sessions = OrderedDict(kept["sessions"])
+        self._sessions.clear()
+        for name, under_way, settled in kept["sessions"]:
+            session = self._sessions[name] = _Session()
+            session.open = dict.fromkeys(under_way)
+            session.settled = [(start_us, turn) for start_us, turn in settled]
         self._out = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from operator import attrgetter
+from typing import Any
 
 from agent_runtime.events.base_event import BaseEvent
 from agent_runtime.events.event_types import EventType as T
@@ -16,15 +17,16 @@ from telemetry.spans import AGENT, HUMAN, SPANS, SpanRow
 OPENS, CLOSES, ANNOUNCES = 0, 1, 2
 MAX_CLIMB = 256
 
-_ROLES: dict[str, tuple[SpanRow, int]] = {
-    kind: (row, role)
+# By type: the row, the role in it, and the first and the last of the row's keys.
+_ROLES: dict[str, tuple[SpanRow, int, str, str]] = {
+    kind: (row, role, row.key[0], row.key[-1])
     for row in SPANS
     for role, kinds in ((OPENS, row.opens), (CLOSES, row.closes), (ANNOUNCES, row.announces))
     for kind in kinds
 }
 
 # (operation, first value of the row's key, last value)
-Key = tuple[str, str, str]
+Key = tuple[str, Any, Any]
 
 
 class Step:
@@ -114,8 +116,11 @@ class TurnFacts:
             found = _ROLES.get(event.event_type)
             if found is None:
                 continue
-            row, role = found
-            key = step_key(row, event)
+            row, role, first, last = found
+            value = event.data.get(first)
+            # What the events of a step share; without it each of them is alone.
+            alone = value is None
+            key: Key = (row.operation, event.event_id if alone else value, "" if alone else event.data.get(last))
             if role == CLOSES:
                 ends.append((event, row, key))
             elif role == ANNOUNCES:
@@ -131,7 +136,15 @@ class TurnFacts:
                     step.announced = event
                     break
         for step in self.steps:
-            self._set_times(step)
+            closed = step.closed
+            step.end_us = self.end_us if closed is None else closed.time_us
+            if step.opened is None:
+                # A missing beginning is the end less its duration.
+                step.start_us = step.end_us - round((step.first.data.get("duration_ms") or 0) * 1000)
+                self.start_us = min(self.start_us, step.start_us)
+            if step.end_us < step.start_us:
+                step.negative = closed is not None
+                step.end_us = step.start_us
         self.steps.sort(key=_by_start)
 
     def _begin(self, event: BaseEvent, row: SpanRow, key: Key, by_key: dict[Key, list[Step]]) -> None:
@@ -190,17 +203,6 @@ class TurnFacts:
                 return step
             cause = event.causation_id
         return None
-
-    def _set_times(self, step: Step) -> None:
-        """Start and end from the events; a missing beginning is the end less its duration."""
-        closed = step.closed
-        step.end_us = self.end_us if closed is None else closed.time_us
-        if step.opened is None:
-            step.start_us = step.end_us - round((step.first.data.get("duration_ms") or 0) * 1000)
-            self.start_us = min(self.start_us, step.start_us)
-        if step.end_us < step.start_us:
-            step.negative = closed is not None
-            step.end_us = step.start_us
 
     # -- places --------------------------------------------------------------------------------------------------------
 
@@ -307,15 +309,6 @@ class TurnFacts:
                     intervals.append((step.start_us, step.end_us, phase, step.key[1:]))
             self._phases = divide(intervals, self.end_us - self.start_us)
         return self._phases
-
-
-def step_key(row: SpanRow, event: BaseEvent) -> Key:
-    """What the events of a step share: values of their data; without them each event is alone."""
-    get, names = event.data.get, row.key
-    first = get(names[0])
-    if first is None:
-        return (row.operation, event.event_id, "")
-    return (row.operation, first, get(names[-1]) or "")
 
 
 def opening_of(row: SpanRow, end: BaseEvent, events: Mapping[str, BaseEvent]) -> BaseEvent | None:

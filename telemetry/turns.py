@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent_runtime.events.base_event import BaseEvent
+from agent_runtime.events.event_types import EventType
 from agent_runtime.events.store.base import EventStore
 from telemetry.steps import TurnFacts
 
@@ -26,6 +27,8 @@ MAX_CAUSES = 128
 MAX_SHARED = 4_000
 # A turn that never falls silent is looked at all the same, after this many graces.
 EAGER_GRACES = 6
+# Source of the events in which the service speaks of its own start and stop.
+SERVICE = "agent-runtime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,9 @@ class TurnBook:
         look: called when a turn is due.
         store: asked about causes outside a turn, and about what a turn held that was settled or is loaded again.
         shared: facts to share with another book.
+
+    Attributes:
+        alarms: a heap of (when to look, at which turn); always the same list. Nothing is due before the first of them.
     """
 
     def __init__(self, deadlines: Deadlines, look: Look, store: EventStore, shared: SharedFacts | None = None) -> None:
@@ -128,8 +134,8 @@ class TurnBook:
         self._store = store
         self._shared = shared
         self._turns: dict[str, Turn] = {}
-        # One alarm for each open turn, perhaps too early, never too late; and some that are left over.
-        self._alarms: list[tuple[int, str]] = []
+        # One for each open turn, perhaps too early, never too late; and some that are left over.
+        self.alarms: list[tuple[int, str]] = []
         self._settled: OrderedDict[str, int] = OrderedDict()
         self._eager_ns = EAGER_GRACES * deadlines.grace
 
@@ -168,7 +174,7 @@ class TurnBook:
         return turn
 
     def _set_alarm(self, due_ns: int, correlation_id: str) -> None:
-        alarms = self._alarms
+        alarms = self.alarms
         if len(alarms) > 2 * len(self._turns) + 1_000:
             # Most are left over from turns that went on before their deadline.
             grace = self._deadlines.grace
@@ -176,9 +182,18 @@ class TurnBook:
             heapq.heapify(alarms)
         heapq.heappush(alarms, (due_ns, correlation_id))
 
+    def resume(self, event: BaseEvent) -> None:
+        """If ``event`` says that this service starts: silence while nobody listened does not count as silence.
+
+        Call it before ``due`` is called up to the event's recording time.
+        """
+        if event.event_type == EventType.SYSTEM_STARTUP and event.source == SERVICE:
+            for turn in self._turns.values():
+                turn.last_ns = max(turn.last_ns, event.recorded_ns)
+
     def due(self, now_ns: int) -> None:
         """Look at every turn that is due before ``now_ns``: everything recorded before has been added."""
-        alarms = self._alarms
+        alarms = self.alarms
         grace = self._deadlines.grace
         while alarms and alarms[0][0] < now_ns:
             alarm_ns, correlation_id = heapq.heappop(alarms)
@@ -209,7 +224,7 @@ class TurnBook:
             turn.wait_ns = max(wait_ns, grace)
             if closed_is_final:
                 self._look(turn, facts, at_ns, False, False)
-        heapq.heappush(self._alarms, (turn.due_ns(grace), turn.correlation_id))
+        heapq.heappush(self.alarms, (turn.due_ns(grace), turn.correlation_id))
 
     def _missing(self, turn: Turn, facts: TurnFacts, at_ns: int) -> tuple[int, bool]:
         """For how long, since its last event, the turn must wait for what is missing, 0 if for nothing.
@@ -253,7 +268,7 @@ class TurnBook:
     def dump(self) -> dict[str, Any]:
         """Plain data from which ``load`` rebuilds the book, with the events read from the store again."""
         turns = [
-            [turn.correlation_id, turn.wait_ns, turn.look_by_ns, turn.settled_at, list(turn.marked)]
+            [turn.correlation_id, turn.last_ns, turn.wait_ns, turn.look_by_ns, turn.settled_at, list(turn.marked)]
             for turn in self._turns.values()
         ]
         return {"turns": turns, "settled": list(self._settled.items())}
@@ -261,18 +276,18 @@ class TurnBook:
     def load(self, state: dict[str, Any], position: int) -> None:
         """Take over what ``dump`` gave when the fold stood at ``position``."""
         self._turns.clear()
-        self._alarms.clear()
+        self.alarms.clear()
         self._settled = OrderedDict((correlation_id, settled_at) for correlation_id, settled_at in state["settled"])
-        for correlation_id, wait_ns, look_by_ns, settled_at, marked in state["turns"]:
+        for correlation_id, last_ns, wait_ns, look_by_ns, settled_at, marked in state["turns"]:
             turn = Turn(correlation_id, settled_at, self._history(correlation_id, settled_at) if settled_at else [])
             since = self._store.query(correlation_id=correlation_id, after=settled_at, limit=MAX_TURN_EVENTS)
             for event in since:
                 if event.position <= position:
                     turn.events[event.event_id] = event
-                    turn.last_ns = event.recorded_ns
                     turn.session_id = turn.session_id or event.session_id
-            if not turn.last_ns:
+            if not turn.events:
                 continue
+            turn.last_ns = last_ns
             turn.wait_ns, turn.look_by_ns, turn.marked = wait_ns, look_by_ns, dict.fromkeys(marked)
             self._turns[correlation_id] = turn
             self._set_alarm(turn.due_ns(self._deadlines.grace), correlation_id)
