@@ -1,10 +1,12 @@
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_runtime.api.answers import add_error_answers
 from agent_runtime.api.approvals import approvals_router
@@ -13,6 +15,7 @@ from agent_runtime.events.event_bus import EventBus
 from agent_runtime.hitl.arguments import arguments_hash
 from agent_runtime.hitl.manager import HITLManager
 from agent_runtime.sessions.database import Database
+from agent_runtime.sessions.errors import DatabaseUnavailable
 from tests.hitl.asking import ARGUMENTS, NEVER, TURN, Clock, ask
 
 KEYS = {"ingest": "i-key", "read": "r-key", "approver": "a-key", "scrape": "s-key", "admin": "admin-key"}
@@ -226,11 +229,19 @@ def test_every_route_has_a_declared_role(manager: HITLManager) -> None:
     }
 
 
-async def test_a_database_that_does_not_answer_is_a_503(tmp_path: Path) -> None:
+class LostDatabase(Database):
+    """Can't be reached."""
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """Fails."""
+        raise DatabaseUnavailable("connection refused")
+        yield
+
+
+async def test_a_database_that_does_not_answer_is_a_503() -> None:
     """That can be tried again."""
-    database = Database(f"sqlite:///{tmp_path / 'no' / 'such' / 'folder.db'}")
-    manager = HITLManager(EventBus(), database)
+    manager = HITLManager(EventBus(), LostDatabase("sqlite:///never-opened.db"))
     async with client_of(manager, KEYS, KEYS["approver"]) as client:
         answers = [await client.get("/approvals"), await client.post(DECIDE, json=APPROVE)]
     assert [(503, "1"), (503, "1")] == [(answer.status_code, answer.headers["Retry-After"]) for answer in answers]
-    await database.close()

@@ -48,20 +48,22 @@ async def test_a_question_that_was_not_told_is_told_with_its_answer(managers: Ma
     assert WHOLE == kinds(bus)
 
 
-async def test_many_processes_flush_and_each_event_is_stored_once(url: str, managers: Managers) -> None:
-    """More than a page of them, in the order of the questions, in their own turn."""
+async def test_many_processes_flush_and_each_event_is_stored_once(managers: Managers) -> None:
+    """More than a page of them, in the order of the questions, in their own turn and not in that of who flushes."""
     count = PAGE + 5
     offline = MoodyStore()
     offline.down = True
     before = managers.new(EventBus(offline))
     for number in range(count):
-        await ask(before, call_id=f"call-{number}")
+        await ask(before, call_id=f"call-{number}", causation_id=None)
     bus = EventBus()
     EventCorrelation.set_correlation_id("ffffffffffffffffffffffffffffffff")
+    EventCorrelation.set_causation_id("01890000-0000-7000-8000-00000000ffff")
     await asyncio.gather(*(managers.new(bus).sweep() for _ in range(3)))
     requested = [event for event in stored(bus) if event.event_type == "hitl_approval_requested"]
     assert [f"call-{number}" for number in range(count)] == [event.data["call_id"] for event in requested]
-    assert (count * 2, {TURN}) == (bus.store.last_position(), {event.correlation_id for event in stored(bus)})
+    assert count * 2 == bus.store.last_position()
+    assert {(TURN, None)} == {(event.correlation_id, event.causation_id) for event in stored(bus)}
 
 
 async def test_what_cannot_be_published_does_not_hold_up_the_rest(url: str, managers: Managers) -> None:
