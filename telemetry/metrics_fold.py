@@ -26,7 +26,7 @@ from telemetry.prices import Prices
 from telemetry.series import OTHER, Histogram
 from telemetry.spans import AGENT, HUMAN, TOOL, SpanRow
 from telemetry.steps import TurnFacts, opening_of
-from telemetry.turns import Deadlines, SharedFacts, Turn, TurnBook
+from telemetry.turns import STARTUP, Deadlines, SharedFacts, Turn, TurnBook
 
 logger = logging.getLogger("agent_runtime.telemetry")
 
@@ -97,8 +97,9 @@ class MetricsFold:
             turn_alarms, approval_alarms = self._turns.alarms, self._approvals.alarms
             for event in events:
                 recorded_ns = event.recorded_ns
-                if turn_alarms and turn_alarms[0][0] < recorded_ns:
+                if event.event_type is STARTUP:
                     self._turns.resume(event)
+                if turn_alarms and turn_alarms[0][0] < recorded_ns:
                     self._turns.due(recorded_ns)
                 if approval_alarms and approval_alarms[0][0] < recorded_ns:
                     self._approvals.due(recorded_ns)
@@ -229,6 +230,8 @@ class MetricsFold:
 
     def _requested(self, tool: str) -> None:
         self._series.cell("agent_runtime_hitl_requests_total", tool).value += 1
+        # From now on there is a series of what is pending, whoever looks when.
+        self._series.cell(_PENDING, tool)
         # Which series exist is a matter of events as well, not of who happened to look while one was pending.
         self._series.cell(_PENDING, tool)
 

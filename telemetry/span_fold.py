@@ -14,7 +14,7 @@ from agent_runtime.events.store.base import EventStore
 from telemetry.span import Span
 from telemetry.span_builder import SpanBuilder, events_of, was_recorded
 from telemetry.steps import Step, TurnFacts
-from telemetry.turns import Deadlines, SharedFacts, Turn, TurnBook
+from telemetry.turns import STARTUP, Deadlines, SharedFacts, Turn, TurnBook
 
 logger = logging.getLogger("agent_runtime.telemetry")
 
@@ -61,8 +61,9 @@ class SpanFold:
         """See ``Projection.apply``."""
         add_to_turn, alarms = self._turns.add, self._turns.alarms
         for event in events:
-            if alarms and alarms[0][0] < event.recorded_ns:
+            if event.event_type is STARTUP:
                 self._turns.resume(event)
+            if alarms and alarms[0][0] < event.recorded_ns:
                 self._turns.due(event.recorded_ns)
             correlation_id = event.correlation_id
             if correlation_id is None:

@@ -27,7 +27,8 @@ MAX_CAUSES = 128
 MAX_SHARED = 4_000
 # A turn that never falls silent is looked at all the same, after this many graces.
 EAGER_GRACES = 6
-# Source of the events in which the service speaks of its own start and stop.
+# The event with which the service speaks of its own start, and its source.
+STARTUP = EventType.SYSTEM_STARTUP
 SERVICE = "agent-runtime"
 
 
@@ -87,12 +88,6 @@ class Turn:
         """Position of its newest event."""
         return next(reversed(self.events.values())).position
 
-    def due_ns(self, grace: int) -> int:
-        """When it is looked at next, if nothing comes."""
-        if self.wait_ns:
-            return self.last_ns + self.wait_ns
-        return min(self.last_ns + grace, self.look_by_ns)
-
 
 class SharedFacts:
     """Lets two folds of the same events work out the facts of a turn once: the second takes what the first has left."""
@@ -138,6 +133,7 @@ class TurnBook:
         self.alarms: list[tuple[int, str]] = []
         self._settled: OrderedDict[str, int] = OrderedDict()
         self._eager_ns = EAGER_GRACES * deadlines.grace
+        self._since_ns = 0
 
     def __len__(self) -> int:
         return len(self._turns)
@@ -177,30 +173,34 @@ class TurnBook:
         alarms = self.alarms
         if len(alarms) > 2 * len(self._turns) + 1_000:
             # Most are left over from turns that went on before their deadline.
-            grace = self._deadlines.grace
-            alarms[:] = [(turn.due_ns(grace), turn.correlation_id) for turn in self._turns.values()]
+            alarms[:] = [(self._due_ns(turn), turn.correlation_id) for turn in self._turns.values()]
             heapq.heapify(alarms)
         heapq.heappush(alarms, (due_ns, correlation_id))
 
     def resume(self, event: BaseEvent) -> None:
-        """If ``event`` says that this service starts: silence while nobody listened does not count as silence.
+        """The service says that it starts: the silence while nobody listened does not count.
 
-        Call it before ``due`` is called up to the event's recording time.
+        Every open turn has its grace again. Call it before ``due`` is called up to the event's recording time.
         """
-        if event.event_type == EventType.SYSTEM_STARTUP and event.source == SERVICE:
-            for turn in self._turns.values():
-                turn.last_ns = max(turn.last_ns, event.recorded_ns)
+        if event.source == SERVICE:
+            self._since_ns = event.recorded_ns
+
+    def _due_ns(self, turn: Turn) -> int:
+        """When the turn is looked at next, if nothing comes."""
+        grace, since_ns = self._deadlines.grace, self._since_ns
+        if turn.wait_ns:
+            return max(turn.last_ns + turn.wait_ns, since_ns + grace)
+        return min(max(turn.last_ns, since_ns) + grace, max(turn.look_by_ns, since_ns + self._eager_ns))
 
     def due(self, now_ns: int) -> None:
         """Look at every turn that is due before ``now_ns``: everything recorded before has been added."""
         alarms = self.alarms
-        grace = self._deadlines.grace
         while alarms and alarms[0][0] < now_ns:
             alarm_ns, correlation_id = heapq.heappop(alarms)
             turn = self._turns.get(correlation_id)
             if turn is None:
                 continue
-            due_ns = turn.due_ns(grace)
+            due_ns = self._due_ns(turn)
             if due_ns > alarm_ns:
                 heapq.heappush(alarms, (due_ns, correlation_id))
                 continue
@@ -213,7 +213,7 @@ class TurnBook:
     def _examine(self, turn: Turn, at_ns: int) -> None:
         grace = self._deadlines.grace
         facts = self._facts(turn)
-        if not turn.wait_ns and turn.last_ns + grace > at_ns:
+        if not turn.wait_ns and max(turn.last_ns, self._since_ns) + grace > at_ns:
             turn.look_by_ns = at_ns + self._eager_ns
             self._look(turn, facts, at_ns, False, False)
         else:
@@ -224,7 +224,7 @@ class TurnBook:
             turn.wait_ns = max(wait_ns, grace)
             if closed_is_final:
                 self._look(turn, facts, at_ns, False, False)
-        heapq.heappush(self.alarms, (turn.due_ns(grace), turn.correlation_id))
+        heapq.heappush(self.alarms, (self._due_ns(turn), turn.correlation_id))
 
     def _missing(self, turn: Turn, facts: TurnFacts, at_ns: int) -> tuple[int, bool]:
         """For how long, since its last event, the turn must wait for what is missing, 0 if for nothing.
@@ -271,12 +271,13 @@ class TurnBook:
             [turn.correlation_id, turn.last_ns, turn.wait_ns, turn.look_by_ns, turn.settled_at, list(turn.marked)]
             for turn in self._turns.values()
         ]
-        return {"turns": turns, "settled": list(self._settled.items())}
+        return {"turns": turns, "settled": list(self._settled.items()), "since": self._since_ns}
 
     def load(self, state: dict[str, Any], position: int) -> None:
         """Take over what ``dump`` gave when the fold stood at ``position``."""
         self._turns.clear()
         self.alarms.clear()
+        self._since_ns = state["since"]
         self._settled = OrderedDict((correlation_id, settled_at) for correlation_id, settled_at in state["settled"])
         for correlation_id, last_ns, wait_ns, look_by_ns, settled_at, marked in state["turns"]:
             turn = Turn(correlation_id, settled_at, self._history(correlation_id, settled_at) if settled_at else [])
@@ -290,7 +291,7 @@ class TurnBook:
             turn.last_ns = last_ns
             turn.wait_ns, turn.look_by_ns, turn.marked = wait_ns, look_by_ns, dict.fromkeys(marked)
             self._turns[correlation_id] = turn
-            self._set_alarm(turn.due_ns(self._deadlines.grace), correlation_id)
+            self._set_alarm(self._due_ns(turn), correlation_id)
 
 
 def recorded_cause(store: EventStore, event_id: str, at_ns: int) -> BaseEvent | None:

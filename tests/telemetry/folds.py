@@ -25,6 +25,7 @@ from agent_runtime.events.store.base import EventStore
 from agent_runtime.events.store.clock import RecordingClock
 from agent_runtime.events.store.memory import MemoryStore
 from agent_runtime.events.store.sqlite import SqliteStore
+from agent_runtime.events.system_events import SystemStartupEvent
 from agent_runtime.events.tool_events import (
     HITLApprovalRequestedEvent,
     HITLDecisionMadeEvent,
@@ -39,7 +40,7 @@ from telemetry.metrics_fold import MetricsFold
 from telemetry.prices import Prices
 from telemetry.span import Span
 from telemetry.span_fold import SpanFold
-from telemetry.turns import NS, Deadlines
+from telemetry.turns import NS, SERVICE, Deadlines
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY.parent / "shared" / "data"
@@ -377,3 +378,13 @@ def random_turns(rng: random.Random, count: int = 4) -> list[BaseEvent]:
     loose.tell(ToolExecutionFailedEvent, error_message="no", error_type="E", **call)
     loose.tell(LLMRequestCompletedEvent, model="gpt-4o", duration_ms=1.0)
     return sorted([*events, *loose.events], key=lambda event: event.time_us)
+
+
+def with_restarts(rng: random.Random, events: list[BaseEvent]) -> list[BaseEvent]:
+    """The events in random order, with a start of the service now and then."""
+    starts = Script(None, None, rng.random())
+    for _ in range(rng.randrange(3)):
+        starts.tell(SystemStartupEvent, version="1", source=SERVICE)
+    mixed = [*events, *starts.events]
+    rng.shuffle(mixed)
+    return mixed

@@ -7,9 +7,10 @@ from agent_runtime.events.base_event import BaseEvent
 from agent_runtime.events.session_events import MessageAddedEvent
 from agent_runtime.events.store.base import EventStore
 from agent_runtime.events.store.memory import MemoryStore
+from agent_runtime.events.system_events import SystemStartupEvent
 from telemetry import turns as module
 from telemetry.steps import TurnFacts
-from telemetry.turns import Deadlines, SharedFacts, Turn, TurnBook
+from telemetry.turns import SERVICE, STARTUP, Deadlines, SharedFacts, Turn, TurnBook
 from tests.telemetry.folds import ClockedStore, Script, copies, memory, plain_turn
 
 DEADLINES = Deadlines(grace=10, late=100, turn=1_000, approval=10_000)
@@ -32,9 +33,11 @@ class Looks:
     def fold(self) -> None:
         """Take what is new in the store."""
         for event in self.store.read(self.position, 100_000):
+            if event.event_type is STARTUP:
+                self.book.resume(event)
             self.book.due(event.recorded_ns)
-            assert event.correlation_id is not None
-            self.book.add(event, event.correlation_id)
+            if event.correlation_id is not None:
+                self.book.add(event, event.correlation_id)
             self.position = event.position
 
 
@@ -170,7 +173,7 @@ def test_leftover_alarms_are_cleared_away() -> None:
         looks.book.add(event, f"{number}")
         looks.book.due(end.recorded_ns)
         looks.book.add(end, f"{number}")
-    assert len(looks.book._alarms) < 2_000
+    assert len(looks.book.alarms) < 2_000
 
 
 def test_dump_and_load(tmp_path: Path) -> None:
@@ -213,3 +216,35 @@ def test_a_turn_that_breaks_is_dropped(caplog: pytest.LogCaptureFixture) -> None
     looks.book.due(1_000)
     assert ([(11, "b", True, False)], 0) == (looks.seen, len(looks.book))
     assert ["turn a can't be settled"] == [record.message for record in caplog.records]
+
+
+@pytest.mark.parametrize("started_ns", [5, 500])
+@pytest.mark.parametrize("restored", [True, False])
+def test_silence_while_nobody_listened(started_ns: int, restored: bool) -> None:
+    """Short or long: after the service's start every open turn has its grace again, also after a load."""
+    store = memory([*plain_turn("a").events, *plain_turn("b", decided=False).events], start_ns=1)
+    record(store, started_ns, SystemStartupEvent(version="1", source=SERVICE))
+    record(store, started_ns, SystemStartupEvent(version="1", source="somebody else's"))
+    looks = Looks(store)
+    looks.fold()
+    if restored:
+        again = Looks(store)
+        again.book.load(looks.book.dump(), looks.position)
+        assert looks.book.dump() == again.book.dump()
+        looks = again
+    looks.book.due(1_000_000)
+    due_ns = started_ns + DEADLINES.grace
+    assert [(due_ns, "a", True, False), (due_ns, "b", False, False), (10_001, "b", True, True)] == looks.seen
+
+
+def test_a_start_prolongs_no_deadline() -> None:
+    """A turn that waits keeps its deadline over restarts, but for a grace."""
+    store = memory(plain_turn("b", decided=False).events, start_ns=1)
+    looks = Looks(store)
+    looks.fold()
+    looks.book.due(100)
+    for moment in (3_000, 9_995, 20_000):
+        record(store, moment, SystemStartupEvent(version="1", source=SERVICE))
+        looks.fold()
+        looks.book.due(moment + 1_000)
+    assert [(11, "b", False, False), (10_005, "b", True, True)] == looks.seen
