@@ -48,7 +48,7 @@ def main() -> None:
 
 @cli.command()
 def serve(
-    mode: Annotated[str | None, typer.Option(help="sidecar or runtime. [default: sidecar]")] = None,
+    mode: Annotated[str | None, typer.Option(help="sidecar or runtime. [default: runtime]")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8001]")] = None,
 ) -> None:
@@ -57,8 +57,6 @@ def serve(
     server = _server(settings, settings.log_level)
     url = _url(settings.host, settings.port)
     logger.info("send events to %s/events, scrape %s/metrics, read %s/docs", url, url, url)
-    if settings.mode == "runtime":
-        logger.warning("the runtime has no agents of its own yet: this is the sidecar")
     server.run()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -14,14 +15,18 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent_runtime import __version__
+from agent_runtime.api.agents import agents_router
 from agent_runtime.api.answers import add_error_answers
+from agent_runtime.api.approvals import approval_row, approvals_router
 from agent_runtime.api.auth import Gate, Keys, RateLimit
 from agent_runtime.api.classic import classic_router
 from agent_runtime.api.events import events_router
 from agent_runtime.api.health import health_router
 from agent_runtime.api.ingest import Ingest
 from agent_runtime.api.ingest_route import describe_ingest, ingest_route
+from agent_runtime.api.messages import messages_router
 from agent_runtime.api.metrics_route import metrics_router
+from agent_runtime.api.sessions import sessions_router
 from agent_runtime.events.content import content_capture
 from agent_runtime.events.event_bus import EventBus
 from agent_runtime.events.projection import ProjectionRunner
@@ -31,9 +36,12 @@ from agent_runtime.events.subscribers.metrics_collector import MetricsCollector
 from agent_runtime.events.subscribers.session_metrics_collector import SessionMetricsCollector
 from agent_runtime.events.system_events import SystemShutdownEvent, SystemStartupEvent
 from agent_runtime.redaction import Redactor
+from agent_runtime.runtime import Runtime
 from agent_runtime.settings import Settings
 from telemetry import Telemetry, attach
+from telemetry.runtime import resource_attributes
 from telemetry.settings import TelemetrySettings
+from telemetry.tracing import HttpTracing
 
 logger = logging.getLogger("agent_runtime")
 
@@ -74,7 +82,11 @@ class Service:
         ]
         for runner in self._runners:
             self.telemetry.follow(runner.projection.name, runner)
+        self.runtime = Runtime(settings, self.bus) if settings.mode == "runtime" else None
+        # In sidecar mode nobody's turn begins with one of our requests, so their spans would be noise.
+        self.tracing = HttpTracing(os.environ if self.runtime else {"OTEL_SDK_DISABLED": "true"}, resource_attributes())
         self._starting: asyncio.Task[None] | None = None
+        self._ending_turns: asyncio.Task[None] | None = None
         self._stop_by = 0.0
 
     def ready(self) -> bool:
@@ -93,6 +105,8 @@ class Service:
             self._starting.result()
         else:
             self._starting.add_done_callback(_log_failure)
+        if self.runtime is not None:
+            await self.runtime.start()
 
     async def _catch_up(self) -> None:
         for runner in self._runners:
@@ -107,6 +121,8 @@ class Service:
         if not self.stopping.is_set():
             self._stop_by = time.monotonic() + STOP_SECONDS
             self.stopping.set()
+            if self.runtime is not None:
+                self._ending_turns = asyncio.get_running_loop().create_task(self.runtime.stop_turns())
 
     async def stop(self) -> None:
         """Store and fold what was accepted, make the folds durable, and let go; within the time of the shutdown.
@@ -114,8 +130,13 @@ class Service:
         What is not done by then is done by the next start: the store has every accepted event.
         """
         self.begin_to_stop()
+        if self._ending_turns is not None:
+            await asyncio.wait((self._ending_turns,), timeout=self._time_left(keep=2.0))
         await self.bus.publish(SystemShutdownEvent(version=__version__, source=SOURCE))
         await self.bus.drain(self._time_left(keep=1.5))
+        if self.runtime is not None:
+            await self._within(self.runtime.stop(), keep=1.0)
+            self.tracing.stop(0.3)
         await self._within(self._end_folds(), keep=0.3)
         await self.bus.close(self._time_left())
         self.store.close()
@@ -142,7 +163,7 @@ class Service:
         try:
             await asyncio.wait_for(work, self._time_left(keep))
         except TimeoutError:
-            logger.warning("the folds were not done in time; the next start folds again what is not durable")
+            logger.warning("the service did not stop in order in time; the next start takes up what is not durable")
 
 
 def _log_failure(starting: asyncio.Task[None]) -> None:
@@ -199,11 +220,30 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(events_router(service.bus, service.stopping))
     app.include_router(metrics_router(service.telemetry.render))
     app.include_router(health_router(service.ready))
+    if service.runtime is not None:
+        _add_runtime(app, service.runtime)
     describe_ingest(app)
     add_error_answers(app)
     app.add_middleware(Gate, keys=keys, limit=limit)
-    FastAPIInstrumentor.instrument_app(app, excluded_urls=NOT_TRACED, exclude_spans=["receive", "send"])
+    FastAPIInstrumentor.instrument_app(
+        app,
+        tracer_provider=service.tracing.provider,
+        excluded_urls=NOT_TRACED,
+        exclude_spans=["receive", "send"],
+    )
     return app
+
+
+def _add_runtime(app: FastAPI, runtime: Runtime) -> None:
+    """The routes that only a service with agents has."""
+
+    async def pending(session_id: str) -> list[dict[str, object]]:
+        return [approval_row(approval) for approval in await runtime.hitl.pending(session_id)]
+
+    app.include_router(sessions_router(runtime.sessions, runtime.create_session, pending))
+    app.include_router(agents_router(runtime.contexts, runtime.router.agents))
+    app.include_router(messages_router(runtime.orchestrator))
+    app.include_router(approvals_router(runtime.hitl))
 
 
 def telemetry_settings(settings: Settings) -> TelemetrySettings:

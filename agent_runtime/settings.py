@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on. Any that is not loopback needs keys.")
     port: int = Field(8001, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
     mode: Literal["sidecar", "runtime"] = Field(
-        "sidecar", description="`sidecar` takes events over HTTP; `runtime` will bring its own agents as well."
+        "runtime", description="`sidecar` takes events over HTTP; `runtime` runs agents of its own as well."
     )
     db_url: str = Field(
         "sqlite:///agent-runtime.db",
@@ -104,7 +104,7 @@ class Settings(BaseSettings):
         86_400.0, gt=0, description="The same for an approval that nobody decides."
     )
     late_seconds: Seconds = Field(
-        60.0, ge=0, description="How long a settled turn is remembered, so that later events are counted as late."
+        60.0, ge=0, description="How long a turn waits for a cause or a beginning that nobody has seen yet."
     )
     label_budget: int = Field(100, ge=1, description="Distinct values of one label before the rest becomes `_other`.")
     prices_file: Path | None = Field(None, description="JSON table of model prices that goes before the built-in one.")
@@ -116,6 +116,26 @@ class Settings(BaseSettings):
         False, description="Runtime mode: save sessions by the events that change them instead of by a timer."
     )
     multi_agent_mode: bool = Field(True, description="Runtime mode: several agents, or one that may use every tool.")
+
+    llm_proxy_url: str | None = Field(
+        None, description="Runtime mode: an OpenAI-compatible endpoint; without one a scripted model plays."
+    )
+    llm_model: str = Field("gpt-4o-mini", min_length=1, description="Runtime mode: name of the model.")
+    llm_api_key: SecretStr | None = Field(None, description="Runtime mode: key for that endpoint.")
+    llm_timeout_seconds: Seconds = Field(300.0, gt=0, description="Runtime mode: longest a model call may take.")
+    sessions_db_url: str | None = Field(
+        None,
+        pattern=r"^(memory://|sqlite:///.+|postgresql://.+)$",
+        description="Runtime mode: where sessions are kept, SQLite or PostgreSQL; a file beside the events by default.",
+    )
+    workspace: Path = Field(Path("workspace"), description="Runtime mode: the directory that tools can't leave.")
+    remote_tools: str = Field("", description="Runtime mode: names of tools that the client runs, with commas between.")
+    approval_timeout_seconds: Seconds = Field(
+        300.0, gt=0, description="Runtime mode: how long a person has to approve a call."
+    )
+    session_idle_seconds: Seconds = Field(
+        86_400.0, gt=0, description="Runtime mode: a session in which nothing happens for this long expires."
+    )
 
     capture_content: Annotated[bool, BeforeValidator(_capture)] = Field(
         False,

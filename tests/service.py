@@ -46,7 +46,7 @@ class Service:
         self,
         folder: Path,
         env: Mapping[str, str] | None = None,
-        arguments: Sequence[str] = (),
+        arguments: Sequence[str] = ("--mode", "sidecar"),
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.port = free_port()

@@ -62,6 +62,7 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/agents"): _only(Role.READ),
     ("GET", "/agents/{session_id}/current"): _only(Role.READ),
     ("POST", "/agents/{session_id}/switch"): ADMINS,
+    ("POST", "/agent/message/stream"): _only(Role.APPROVER),
     ("GET", "/approvals"): _only(Role.READ, Role.APPROVER),
     ("POST", "/approvals/{call_id:path}/decision"): _only(Role.APPROVER),
 }

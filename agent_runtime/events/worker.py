@@ -47,30 +47,42 @@ class Waited:
         self._places = {subscription: place for place, subscription in enumerate(route, len(results))}
         self._results = results + [None] * len(route)
         self._ahead = list(route)
-        self._turns: dict[Subscription, asyncio.Future[None]] = {}
+        self._turns: list[tuple[Subscription, asyncio.Future[None]]] = []
         self._finished = finished
 
+    def may_go(self, subscription: Subscription) -> bool:
+        """Whether all those before ``subscription`` are done, or late."""
+        for other in self._ahead:
+            if other is subscription:
+                return True
+            if not other.late:
+                return False
+        return True
+
     async def turn(self, subscription: Subscription) -> None:
-        """Wait until those before ``subscription`` are done, or late."""
-        if self._may_go(subscription):
-            return
+        """Wait until it may be the turn of ``subscription``."""
         loop = asyncio.get_running_loop()
-        turn = self._turns[subscription] = loop.create_future()
-        timer = loop.call_later(PATIENCE_SECONDS, resolve, turn)
+        turn = (subscription, loop.create_future())
+        self._turns.append(turn)
+        timer = loop.call_later(PATIENCE_SECONDS, self._lose_patience, *turn)
         try:
-            await turn
+            await turn[1]
         finally:
             timer.cancel()
-            del self._turns[subscription]
-        for other in self._ahead[: self._ahead.index(subscription)]:
-            other.late = True
+            self._turns.remove(turn)
+
+    def _lose_patience(self, subscription: Subscription, turn: asyncio.Future[None]) -> None:
+        if subscription in self._ahead:
+            for other in self._ahead[: self._ahead.index(subscription)]:
+                other.late = True
+        resolve(turn)
 
     def let_pass(self, subscription: Subscription) -> None:
         """Those behind ``subscription`` need not wait for it."""
         if subscription in self._ahead:
             self._ahead.remove(subscription)
-            for other, turn in self._turns.items():
-                if self._may_go(other):
+            for other, turn in self._turns:
+                if self.may_go(other):
                     resolve(turn)
 
     def done(self, subscription: Subscription, result: Any) -> None:
@@ -82,14 +94,6 @@ class Waited:
         self.let_pass(subscription)
         if not self._places:
             resolve(self._finished, self._results)
-
-    def _may_go(self, subscription: Subscription) -> bool:
-        for other in self._ahead:
-            if other is subscription:
-                return True
-            if not other.late:
-                return False
-        return True
 
 
 class Attempt:
@@ -163,7 +167,12 @@ class Worker:
         until = perf_counter() + SLICE_SECONDS
         try:
             while queue and subscription.worker is self and not task.cancelling():
-                entry = queue.popleft()
+                entry = queue[0]
+                if type(entry) is Waited and subscription.begun is None and not entry.may_go(subscription):
+                    # It stays in the queue meanwhile: the queue may get another owner, or be emptied.
+                    await entry.turn(subscription)
+                    continue
+                queue.popleft()
                 self._popped(subscription)
                 await self._handle(entry)
                 if perf_counter() > until:
@@ -183,8 +192,6 @@ class Worker:
         waited = self._waited = entry if type(entry) is Waited else None
         event = entry if isinstance(entry, BaseEvent) else entry.event
         try:
-            if waited is not None and subscription.begun is None:
-                await waited.turn(subscription)
             if subscription.active or subscription.begun is not None:
                 result = await self._attempt(event)
                 subscription.stalled = False

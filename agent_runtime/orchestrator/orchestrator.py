@@ -66,8 +66,7 @@ class MultiAgentOrchestrator:
         if agent_type is not None:
             self._with.router.get(agent_type)
         await self._refuse_if_busy(session_id)
-        EventCorrelation.set_correlation_id(correlation_id or new_correlation_id())
-        EventCorrelation.set_causation_id(None)
+        await self._begin_turn(correlation_id)
         await self._with.sessions.ensure(session_id)
         return self._stream(session_id, lambda turn: turn.message(content, agent_type))
 
@@ -86,8 +85,7 @@ class MultiAgentOrchestrator:
         self._with.router.get(agent_type)
         await self._known(session_id)
         await self._refuse_if_busy(session_id)
-        EventCorrelation.set_correlation_id(correlation_id or new_correlation_id())
-        EventCorrelation.set_causation_id(None)
+        await self._begin_turn(correlation_id)
         return self._stream(session_id, lambda turn: turn.switch(agent_type, reason))
 
     async def decision(
@@ -133,6 +131,8 @@ class MultiAgentOrchestrator:
         try:
             while (chunk := await pipe.get()) is not None:
                 yield chunk
+            if task.cancelled():
+                yield Chunk("error", error="the service is stopping", metadata={"error_type": "stopping"})
             yield DONE
         finally:
             if approval is not None:
@@ -174,6 +174,15 @@ class MultiAgentOrchestrator:
         finally:
             if not lock.locked() and not lock._waiters:
                 self._locks.pop(session_id, None)
+
+    async def _begin_turn(self, wanted: str | None) -> None:
+        """Make a turn's correlation id current: the one wanted, unless another turn has it (a trace may hold several
+        requests)."""
+        if wanted is not None:
+            taken = await asyncio.to_thread(self._with.bus.store.query, correlation_id=wanted, limit=1)
+            wanted = None if taken else wanted
+        EventCorrelation.set_correlation_id(wanted or new_correlation_id())
+        EventCorrelation.set_causation_id(None)
 
     async def _known(self, session_id: str) -> None:
         if await self._with.sessions.get(session_id) is None:

@@ -347,7 +347,8 @@ class Turn:
             tool_name=name,
             call_id=call_id,
             arguments=arguments,
-            file_rule=agent.file_rule,
+            # An agent without files has no tool that writes any; a rule would only forbid it to run commands.
+            file_rule=agent.file_rule or None,
         )
         EventCorrelation.set_causation_id(result.event_id)
         return result
