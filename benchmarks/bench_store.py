@@ -136,8 +136,8 @@ def _growing(folder: Path, largest: int) -> list[dict[str, Any]]:
             store.append(events)
             window.append((perf_counter() - began) / BATCH * 1e6)
             size += BATCH
-        # What it costs near that size: a mean, so that the log's own checkpoints count, but without the worst batches, so
-        # that other work on the machine does not.
+        # What it costs near that size: a mean, so that the log's own checkpoints count, but without the worst batches,
+        # so that other work on the machine does not.
         last = sorted(window[-200:])
         kept = last[: -max(1, len(last) // 20)]
         costs[mark] = sum(kept) / len(kept)

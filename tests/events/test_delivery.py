@@ -448,6 +448,54 @@ async def test_handlers_that_wait_for_each_other_through_events(bus: EventBus) -
     assert bus.get_stats().failed_handlers == 0
 
 
+@pytest.mark.parametrize("seed", range(30))
+async def test_store_order_holds_in_any_tangle(bus: EventBus, seed: int) -> None:
+    """Handlers that at random publish and wait, alone and in groups, yield, fail, or cancel themselves."""
+    rng = random.Random(seed)
+    seen: list[tuple[EventType | None, list[BaseEvent]]] = []
+
+    def made(depth: int) -> BaseEvent:
+        return switched(reason=str(depth)) if rng.random() < 0.5 else registered()
+
+    def tangled(mine: list[BaseEvent]) -> Callable[[BaseEvent], Awaitable[None]]:
+        async def handle(event: BaseEvent) -> None:
+            mine.append(event)
+            depth = int(event.data.get("reason", 0))
+            chance = rng.random()
+            if depth and chance < 0.3:
+                await bus.publish(made(depth - 1), wait_for_handlers=rng.random() < 0.7)
+            elif depth and chance < 0.4:
+                await asyncio.gather(*(bus.publish(made(depth - 1), wait_for_handlers=True) for _ in range(2)))
+            elif chance < 0.6:
+                await asyncio.sleep(0)
+            elif chance < 0.65:
+                await _cancels_its_task(event)
+            elif chance < 0.7:
+                raise RuntimeError("broken")
+
+        return handle
+
+    for _ in range(rng.randrange(2, 8)):
+        listens = rng.choice([None, None, EventType.AGENT_SWITCHED, EventType.AGENT_REGISTERED])
+        mine: list[BaseEvent] = []
+        seen.append((listens, mine))
+        handler = tangled(mine) if rng.random() < 0.7 else recorder(mine)
+        bus.subscribe(event_type=listens, handler=handler, priority=rng.randrange(4))
+
+    async def publisher() -> None:
+        for _ in range(25):
+            await bus.publish(made(2), wait_for_handlers=rng.random() < 0.4)
+            if rng.random() < 0.3:
+                await asyncio.sleep(0)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(publisher() for _ in range(rng.randrange(1, 6))))
+        assert await bus.drain()
+    stored = bus.store.read(0, 100_000)
+    for listens, handled in seen:
+        assert handled == [event for event in stored if listens in (None, event.event_type)]
+
+
 async def test_a_handler_waits_for_several_events_at_once(bus: EventBus) -> None:
     """Gathered in tasks of its own, also where its own subscription has to handle them."""
     seen: list[str] = []
