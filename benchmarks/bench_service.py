@@ -23,7 +23,8 @@ from agent_runtime.events.correlation import new_correlation_id
 from agent_runtime.events.llm_events import LLMRequestCompletedEvent, LLMRequestStartedEvent
 from agent_runtime.events.parsing import parse_event
 from agent_runtime.events.session_events import MessageAddedEvent
-from agent_runtime.events.store.sqlite import _INSERT, _SCHEMA, _rows
+from agent_runtime.events.store.rows import rows_of
+from agent_runtime.events.store.sqlite import _INSERT, _SCHEMA
 from agent_runtime.events.tool_events import (
     ToolExecutionCompletedEvent,
     ToolExecutionRequestedEvent,
@@ -116,7 +117,7 @@ def _batched(folder: Path) -> list[dict[str, Any]]:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.executescript(_SCHEMA)
-        stored = _rows([parse_event(line) for line in events], 0, time.time_ns())
+        stored = rows_of([parse_event(line) for line in events], 0, time.time_ns())
         began = time.perf_counter()
         for start in range(0, len(stored), BATCH):
             database.execute("BEGIN IMMEDIATE")

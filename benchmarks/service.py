@@ -20,7 +20,7 @@ import sys
 from agent_runtime.main import create_app
 from agent_runtime.server import Server
 from agent_runtime.settings import load_settings
-settings = load_settings(port=int(sys.argv[1]), db_url=sys.argv[2], log_level="ERROR")
+settings = load_settings(port=int(sys.argv[1]), db_url=sys.argv[2], mode="sidecar", log_level="ERROR")
 Server(create_app(settings), settings.host, settings.port).run()
 """
 
