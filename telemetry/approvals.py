@@ -16,6 +16,7 @@ from agent_runtime.events.base_event import BaseEvent
 from telemetry.spans import HUMAN, decision_of
 
 MAX_KEPT = 20_000
+MAX_REPEATS = 64
 
 # (correlation id, or session where there is none; tool; call id)
 Name = tuple[str, str, str]
@@ -82,6 +83,10 @@ class Approval:
         found.update(zip(list(undecided), rest, strict=False))
         return found
 
+    def is_full(self) -> bool:
+        """Whether it is to be left alone and another begun: each further event costs what all that it holds do."""
+        return len(self.decisions) >= MAX_REPEATS or any(len(told) >= MAX_REPEATS for told in self.requests.values())
+
     def pending(self) -> list[Moment]:
         """The requests that wait for a decision."""
         decided = self.decided()
@@ -115,6 +120,9 @@ class Approvals:
         tool = event.data["tool_name"]
         name = (event.correlation_id or event.session_id or "", tool, event.data["call_id"])
         approval = self._approvals.get(name)
+        if approval is not None and approval.is_full():
+            self._count(approval)
+            approval = None
         if approval is None:
             approval = self._approvals[name] = Approval(event.correlation_id, tool)
             if len(self._approvals) > MAX_KEPT:
@@ -145,22 +153,16 @@ class Approvals:
             approval = self._approvals.get(name)
             if approval is None or approval.due_ns != due_ns:
                 continue
-            asked = approval.asked()
-            for nth, decision in sorted(approval.decided().items()):
-                if decision.event_id in approval.counted:
-                    continue
+            self._count(approval)
+
+    def _count(self, approval: Approval) -> None:
+        asked = approval.asked()
+        for nth, decision in sorted(approval.decided().items()):
+            if decision.event_id not in approval.counted:
                 approval.counted.append(decision.event_id)
                 requested_us, opening_id = asked[nth]
-                self._waited(
-                    Wait(
-                        approval.correlation_id,
-                        opening_id,
-                        approval.tool,
-                        decision.decision,
-                        requested_us,
-                        decision.time_us,
-                    )
-                )
+                ends = (requested_us, decision.time_us)
+                self._waited(Wait(approval.correlation_id, opening_id, approval.tool, decision.decision, *ends))
 
     def _forget_one(self) -> None:
         """Make room: one of the oldest that is over, else the oldest."""

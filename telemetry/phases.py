@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 # Start and end in microseconds, the phase, and which call it belongs to.
 Interval = tuple[int, int, str, tuple[str, ...]]
+Pair = tuple[int, int]
 
 PHASES = ("model", "tool", "human")
 REST = "runtime"
@@ -33,18 +34,19 @@ def divide(intervals: Sequence[Interval], total: int) -> dict[str, int]:
 
 
 def _divide_overlapping(intervals: Sequence[Interval]) -> dict[str, int]:
-    waits: dict[tuple[str, ...], list[tuple[int, int]]] = {}
+    calls: dict[tuple[str, ...], list[Pair]] = {}
+    waits: dict[tuple[str, ...], list[Pair]] = {}
+    own: dict[str, list[Pair]] = {phase: [] for phase in PHASES}
     for start, end, phase, call in intervals:
-        if phase == "human":
-            waits.setdefault(call, []).append((start, end))
-    own: dict[str, list[tuple[int, int]]] = {phase: [] for phase in PHASES}
-    for start, end, phase, call in intervals:
-        parts = [(start, end)]
         if phase == "tool":
-            for wait in waits.get(call, ()):
-                parts = _without(parts, wait)
-        own[phase] += parts
-    covered: list[tuple[int, int]] = []
+            calls.setdefault(call, []).append((start, end))
+        else:
+            own[phase].append((start, end))
+            if phase == "human":
+                waits.setdefault(call, []).append((start, end))
+    for call, parts in calls.items():
+        own["tool"] += _without(_union(parts), _union(waits[call])) if call in waits else parts
+    covered: list[Pair] = []
     phases: dict[str, int] = {}
     so_far = 0
     for phase in PHASES:
@@ -55,15 +57,26 @@ def _divide_overlapping(intervals: Sequence[Interval]) -> dict[str, int]:
     return phases
 
 
-def _without(intervals: list[tuple[int, int]], hole: tuple[int, int]) -> list[tuple[int, int]]:
-    rest = []
+def _without(intervals: list[Pair], holes: list[Pair]) -> list[Pair]:
+    """What the holes leave of the intervals; both in order, without overlap."""
+    rest: list[Pair] = []
+    first = 0
     for start, end in intervals:
-        rest += [(start, min(end, hole[0])), (max(start, hole[1]), end)]
-    return [(start, end) for start, end in rest if end > start]
+        while first < len(holes) and holes[first][1] <= start:
+            first += 1
+        place = first
+        while place < len(holes) and holes[place][0] < end:
+            if holes[place][0] > start:
+                rest.append((start, holes[place][0]))
+            start = max(start, holes[place][1])
+            place += 1
+        if start < end:
+            rest.append((start, end))
+    return rest
 
 
-def _union(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
+def _union(intervals: list[Pair]) -> list[Pair]:
+    merged: list[Pair] = []
     for start, end in sorted(intervals):
         if merged and start <= merged[-1][1]:
             if end > merged[-1][1]:

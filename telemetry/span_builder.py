@@ -11,9 +11,10 @@ from agent_runtime.events.event_types import EventType as T
 from agent_runtime.events.parsing import CLASS_OF
 from agent_runtime.events.store.base import EventStore
 from telemetry.identity import ROOT_OPERATION, root_span_id, span_id, trace_id
+from telemetry.pairing import Step
 from telemetry.span import Span
 from telemetry.spans import AGENT, HUMAN, INTERNAL, MAX_SPAN_EVENTS, SPAN_EVENTS, SPANS, Attribute, decision_of
-from telemetry.steps import Step, TurnFacts
+from telemetry.steps import TurnFacts
 from telemetry.turns import MAX_CAUSES, recorded_cause
 
 ERROR = 2

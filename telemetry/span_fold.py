@@ -11,9 +11,10 @@ import orjson
 
 from agent_runtime.events.base_event import BaseEvent
 from agent_runtime.events.store.base import EventStore
+from telemetry.pairing import Step
 from telemetry.span import Span
 from telemetry.span_builder import SpanBuilder, events_of, was_recorded
-from telemetry.steps import Step, TurnFacts
+from telemetry.steps import TurnFacts
 from telemetry.turns import STARTUP, Deadlines, SharedFacts, Turn, TurnBook
 
 logger = logging.getLogger("agent_runtime.telemetry")

@@ -1,76 +1,20 @@
-"""From the events of a turn to its steps: agent runs, model calls, tool calls, waits for people.
+"""What the events of a turn say together: its steps, with their places in one another, its phases, its errors.
 
 Everything here is a function of the set of events, not of the order in which they came.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
 from agent_runtime.events.base_event import BaseEvent
 from agent_runtime.events.event_types import EventType as T
+from telemetry.pairing import Pairing, Step
 from telemetry.phases import Interval, divide
-from telemetry.spans import AGENT, HUMAN, SPANS, SpanRow
-
-OPENS, CLOSES, ANNOUNCES = 0, 1, 2
-MAX_CLIMB = 256
-
-# By type: the row, the role in it, and the first and the last of the row's keys.
-_ROLES: dict[str, tuple[SpanRow, int, str, str]] = {
-    kind: (row, role, row.key[0], row.key[-1])
-    for row in SPANS
-    for role, kinds in ((OPENS, row.opens), (CLOSES, row.closes), (ANNOUNCES, row.announces))
-    for kind in kinds
-}
-
-# (operation, first value of the row's key, last value)
-Key = tuple[str, Any, Any]
-
-
-class Step:
-    """One span to be: its row, and the events that belong to it.
-
-    Attributes:
-        key: what its events share, a tool and a call id for instance.
-        opened, closed: the events at its ends; None where it did not come.
-        announced: the event that asked for it, if there is one. others: further events of its beginning.
-        first: the event that names it, and whose cause is its cause: its opening, or its end where there is no other.
-        start_us, end_us: microseconds since 1970, ``end_us`` not before ``start_us``, the turn's while it is open.
-        negative: its end lay before its start and was moved.
-        parent: the step it happened in, after ``TurnFacts.find_parents``; None for the turn itself.
-        span_id: for whoever builds spans.
-    """
-
-    __slots__ = (
-        "row",
-        "key",
-        "opened",
-        "closed",
-        "announced",
-        "others",
-        "first",
-        "start_us",
-        "end_us",
-        "negative",
-        "parent",
-        "span_id",
-    )
-
-    def __init__(self, row: SpanRow, key: Key, first: BaseEvent, opened: BaseEvent | None) -> None:
-        self.row = row
-        self.key = key
-        self.first = first
-        self.opened = opened
-        self.closed: BaseEvent | None = None
-        self.announced: BaseEvent | None = None
-        self.others: tuple[BaseEvent, ...] = ()
-        self.start_us = first.time_us
-        self.end_us = 0
-        self.negative = False
-        self.parent: Step | None = None
-        self.span_id = b""
+from telemetry.spans import AGENT, HUMAN, SpanRow
 
 
 class TurnFacts:
@@ -93,9 +37,10 @@ class TurnFacts:
         self.events: list[BaseEvent] = sorted(self.by_id.values(), key=_TIME)
         self.start_us = self.events[0].time_us
         self.end_us = self.events[-1].time_us
-        self.step_of: dict[str, Step] = {}
-        self.steps: list[Step] = []
-        self._join()
+        pairing = Pairing(self.events, self.by_id)
+        self.step_of, self.steps = pairing.step_of, pairing.steps
+        self._set_times()
+        self.steps.sort(key=_by_start)
         self.open_steps = [step for step in self.steps if step.closed is None]
         self.late_starts = [step for step in self.steps if step.opened is None]
         causes: set[str | None] = {event.causation_id for event in self.events}
@@ -104,37 +49,9 @@ class TurnFacts:
         self._contexts: dict[str, Step | None] = {}
         self._has_parents = False
         self._phases: dict[str, int] | None = None
+        self._errors: dict[str, list[tuple[Any, ...]]] | None = None
 
-    # -- steps ---------------------------------------------------------------------------------------------------------
-
-    def _join(self) -> None:
-        """Find the beginnings, then the end of each: the one that names it as its cause, else the first of its key."""
-        by_key: dict[Key, list[Step]] = {}
-        ends: list[tuple[BaseEvent, SpanRow, Key]] = []
-        announced: list[tuple[BaseEvent, Key]] = []
-        for event in self.events:
-            found = _ROLES.get(event.event_type)
-            if found is None:
-                continue
-            row, role, first, last = found
-            value = event.data.get(first)
-            # What the events of a step share; without it each of them is alone.
-            alone = value is None
-            key: Key = (row.operation, event.event_id if alone else value, "" if alone else event.data.get(last))
-            if role == CLOSES:
-                ends.append((event, row, key))
-            elif role == ANNOUNCES:
-                announced.append((event, key))
-            else:
-                self._begin(event, row, key, by_key)
-        rest = [end for end in ends if not self._ends_its_cause(*end)]
-        for event, row, key in rest:
-            self._end(event, row, key, by_key)
-        for event, key in announced:
-            for step in by_key.get(key, ()):
-                if step.announced is None:
-                    step.announced = event
-                    break
+    def _set_times(self) -> None:
         for step in self.steps:
             closed = step.closed
             step.end_us = self.end_us if closed is None else closed.time_us
@@ -145,64 +62,6 @@ class TurnFacts:
             if step.end_us < step.start_us:
                 step.negative = closed is not None
                 step.end_us = step.start_us
-        self.steps.sort(key=_by_start)
-
-    def _begin(self, event: BaseEvent, row: SpanRow, key: Key, by_key: dict[Key, list[Step]]) -> None:
-        same = by_key.get(key)
-        if same is None:
-            same = by_key[key] = []
-        elif len(row.opens) > 1:
-            # Several types may announce one and the same beginning: the n-th of each type belongs to the n-th step.
-            for step in same:
-                if all(event.event_type != known.event_type for known in (step.first, *step.others)):
-                    step.others += (event,)
-                    self.step_of[event.event_id] = step
-                    return
-        step = Step(row, key, event, event)
-        same.append(step)
-        self.steps.append(step)
-        self.step_of[event.event_id] = step
-
-    def _ends_its_cause(self, event: BaseEvent, row: SpanRow, key: Key) -> bool:
-        cause = event.causation_id
-        step = self.step_of.get(cause) if cause is not None else None
-        if step is None or step.row is not row or step.closed is not None or (step.key != key and not row.loose):
-            # A second decision on an approval changes nothing.
-            return step is not None and row is HUMAN and step.row is row and step.key == key
-        step.closed = event
-        self.step_of[event.event_id] = step
-        return True
-
-    def _end(self, event: BaseEvent, row: SpanRow, key: Key, by_key: dict[Key, list[Step]]) -> None:
-        """An end whose cause is not its beginning."""
-        same = by_key.get(key, ())
-        step = self._climb(event, key) if row is AGENT else None
-        if step is None:
-            step = next((step for step in same if step.closed is None), None)
-        if step is None and row.loose:
-            subject = event.data.get(row.subject)
-            alike = (step for step in self.steps if step.row is row and step.closed is None)
-            step = next((step for step in alike if step.first.data.get(row.subject) == subject), None)
-        if step is None:
-            if same and row is HUMAN:
-                return
-            step = Step(row, key, event, None)
-            self.steps.append(step)
-        step.closed = event
-        self.step_of[event.event_id] = step
-
-    def _climb(self, end: BaseEvent, key: Key) -> Step | None:
-        """The agent's open run in which ``end`` was brought about, along its causes: an agent may run within itself."""
-        cause = end.causation_id
-        for _ in range(MAX_CLIMB):
-            event = self.by_id.get(cause) if cause is not None else None
-            if event is None:
-                return None
-            step = self.step_of.get(event.event_id)
-            if step is not None and step.key == key and step.closed is None:
-                return step
-            cause = event.causation_id
-        return None
 
     # -- places --------------------------------------------------------------------------------------------------------
 
@@ -283,13 +142,22 @@ class TurnFacts:
 
     def agent_error(self, end: BaseEvent) -> str:
         """Why the agent's run failed that ``end`` ended: the error which that agent reported nearest in time."""
-        agent = end.data.get("agent")
-        errors = [
-            (abs(event.time_us - end.time_us), event.event_id, event.data["error_type"])
-            for event in self.events
-            if event.event_type == T.AGENT_ERROR_OCCURRED and event.data["agent"] == agent
-        ]
-        return str(min(errors)[2]) if errors else "error"
+        if self._errors is None:
+            self._errors = {}
+            for event in self.events:
+                if event.event_type == T.AGENT_ERROR_OCCURRED:
+                    error = (event.time_us, event.event_id, event.data["error_type"])
+                    self._errors.setdefault(event.data["agent"], []).append(error)
+        errors = self._errors.get(end.data["agent"])
+        if errors is None:
+            return "error"
+        moment = end.time_us
+        after = bisect_left(errors, (moment,))
+        near = errors[after : after + 1]
+        if after:
+            # Of several at the same moment the one with the least id.
+            near.append(errors[bisect_left(errors, (errors[after - 1][0],))])
+        return str(min(near, key=lambda error: (abs(error[0] - moment), error[1]))[2])
 
     def error_type(self) -> str:
         """Why the turn failed, empty if it did not: the error of the agent's run that ended last, if that failed."""

@@ -136,3 +136,16 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         asked = turn.tell(ToolApprovalRequiredEvent, **call, arguments={})
         book.take(asked, turn.tell(HITLDecisionMadeEvent, asked, **call, decision="approve"))
     assert ({"waits": 1}, 10) == (book.approvals.pending_by_tool(), len(book.approvals.dump()))
+
+
+def test_a_call_id_without_end() -> None:
+    """A call id that is asked about again and again is counted each time."""
+    turn = Script("a")
+    book = Book()
+    for number in range(300):
+        asked = turn.tell(ToolApprovalRequiredEvent, **ASKED)
+        turn.wait(1)
+        decision = turn.tell(HITLDecisionMadeEvent, asked if number % 2 else None, **CALL, decision="approve")
+        book.take(asked, decision)
+    book.approvals.due(1_000)
+    assert (300, 300, {}) == (len(book.requested), len(book.waits), book.approvals.pending_by_tool())

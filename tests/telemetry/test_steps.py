@@ -19,8 +19,9 @@ from agent_runtime.events.tool_events import (
     ToolExecutionRequestedEvent,
     ToolExecutionStartedEvent,
 )
+from telemetry.pairing import Step
 from telemetry.phases import divide
-from telemetry.steps import Step, TurnFacts
+from telemetry.steps import TurnFacts
 from tests.telemetry.folds import Script, plain_turn, random_turns
 
 CALL: dict[str, Any] = {"tool_name": "t", "call_id": "1"}
