@@ -7,6 +7,8 @@ import logging
 import os
 import socket
 from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import httpx
@@ -16,6 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 
 from agent_runtime import demo as demonstration
+from agent_runtime.demo_sessions import USUAL_RATE, LiveSessions
 from agent_runtime.events.errors import StoreError
 from agent_runtime.ingest_files import STDIN, Note, Source, ingest
 from agent_runtime.sender import Answer, NotSent, Sender
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 SHOWN_ERRORS = 5
 PORTS_TRIED = 20
+DEMO_APPROVAL_SECONDS = 60.0
 
 logger = logging.getLogger("agent_runtime")
 console = Console()
@@ -123,28 +127,49 @@ async def _ingest(names: list[str], url: str, key: str | None, batch: int, patie
 @cli.command()
 def demo(
     port: Annotated[int | None, typer.Option(help="Port to listen on; the next free one if it is taken.")] = None,
+    rate: Annotated[float, typer.Option(min=0, max=6_000, help="Live sessions a minute; 0 is none.")] = USUAL_RATE,
+    sessions: Annotated[
+        int | None, typer.Option(min=0, help="Live sessions in all. [default: no end; none with --once]")
+    ] = None,
     once: Annotated[bool, typer.Option(help="Stop after the table.")] = False,
 ) -> None:
-    """Start the service, play real agent sessions into it, show what it makes of them, and keep serving."""
+    """Start the service, play real agent sessions into it, show what it makes of them, and keep playing.
+
+    The live sessions run on the runtime itself with its scripted model, in a workspace that is thrown away. A simulated
+    person answers their approvals. Models, keys of models and remote tools that are set are left alone.
+    """
     settings = _settings(port=port)
     free = _free_port(settings.host, settings.port)
     if free != settings.port:
         console.print(f"Port {settings.port} is taken, so this is port {free}.", highlight=False)
         settings = _settings(port=free)
-    server = _server(settings, "WARNING" if settings.log_level == "INFO" else settings.log_level)
-    # Its lines, one for each decision, would bury the table; they can be read at /events/audit-log.
-    logging.getLogger("agent_runtime.audit").setLevel(logging.CRITICAL)
-    asyncio.run(_demo(server, settings, once))
+    if once and sessions is None:
+        sessions = 0
+    with TemporaryDirectory(prefix="agent-runtime-demo-") as workspace:
+        settings = _demo_settings(settings, Path(workspace))
+        server = _server(settings, "WARNING" if settings.log_level == "INFO" else settings.log_level)
+        # Its lines, one for each decision, would bury the table; they can be read at /events/audit-log.
+        logging.getLogger("agent_runtime.audit").setLevel(logging.CRITICAL)
+        asyncio.run(_demo(server, settings, once, rate, 0 if rate == 0 else sessions))
 
 
-async def _demo(server: Server, settings: Settings, once: bool) -> None:
+def _demo_settings(settings: Settings, workspace: Path) -> Settings:
+    """The runtime, whose model costs nothing and whose files are nobody's; people have a minute, if not set."""
+    changes: dict[str, Any] = {"mode": "runtime", "llm_proxy_url": None, "remote_tools": "", "workspace": workspace}
+    if "approval_timeout_seconds" not in settings.model_fields_set:
+        changes["approval_timeout_seconds"] = DEMO_APPROVAL_SECONDS
+    return settings.model_copy(update=changes)
+
+
+async def _demo(server: Server, settings: Settings, once: bool, rate: float, sessions: int | None) -> None:
     serving = asyncio.create_task(server.serve())
     while not server.started and not serving.done():
         await asyncio.sleep(0.02)
-    showing = asyncio.create_task(_show(settings, once))
+    showing = asyncio.create_task(_show(settings, once, rate, sessions))
     await asyncio.wait((serving, showing), return_when=asyncio.FIRST_COMPLETED)
     failed = showing.done() and not showing.cancelled() and showing.exception()
     showing.cancel()
+    await asyncio.wait((showing,))
     if once or failed:
         server.should_exit = True
     await serving
@@ -152,10 +177,10 @@ async def _demo(server: Server, settings: Settings, once: bool) -> None:
         _fail(1, str(failed) or type(failed).__name__)
 
 
-async def _show(settings: Settings, once: bool) -> None:
+async def _show(settings: Settings, once: bool, rate: float, sessions: int | None) -> None:
     url = _url(settings.host, settings.port)
     key = settings.keys.get("admin")
-    async with httpx.AsyncClient(timeout=30.0, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=30.0, trust_env=False, limits=httpx.Limits(max_connections=None)) as client:
         demo = demonstration.Demo(client, url, key)
         before = await demo.metrics()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -164,17 +189,31 @@ async def _show(settings: Settings, once: bool) -> None:
             answer = await demo.play(lambda done, total: bars.update(bar, completed=done, total=total))
         if answer.rejected:
             raise NotSent(f"{len(answer.rejected)} events of the sample were rejected: {answer.rejected[0][1]}")
+        if once and sessions != 0:
+            await _play_live(client, url, key, rate, sessions)
         events = demonstration.events_in(before) + answer.accepted
         with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True) as bars:
             bars.add_task(f"Turns are settled {settings.settle_seconds:g} s after their last event")
             open_turns = demonstration.total(before, "agent_runtime_turns_open")
             settled = await demo.settled(events, open_turns, settings.settle_seconds + 30)
         console.print(_table(demonstration.figures(await demo.metrics()), url))
-    if not settled:
-        errors.print("Not every turn is settled yet; the numbers above are behind.")
-    _print_places(url)
-    if not once:
+        if not settled:
+            errors.print("Not every turn is settled yet; the numbers above are behind.")
+        _print_places(url)
+        if once:
+            return
         console.print("Serving until Ctrl-C.")
+        if sessions != 0:
+            await _play_live(client, url, key, rate, sessions)
+
+
+async def _play_live(client: httpx.AsyncClient, url: str, key: str | None, rate: float, sessions: int | None) -> None:
+    with Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False), console=console) as bars:
+        bar = bars.add_task("Live sessions begin")
+        live = LiveSessions(
+            client, url, key, rate=rate, progress=lambda said: bars.update(bar, description=f"Live: {said}")
+        )
+        await live.play(sessions)
 
 
 def _table(rows: list[demonstration.Figure], url: str) -> Table:
