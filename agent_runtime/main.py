@@ -241,7 +241,7 @@ def _add_runtime(app: FastAPI, runtime: Runtime) -> None:
         return [approval_row(approval) for approval in await runtime.hitl.pending(session_id)]
 
     app.include_router(sessions_router(runtime.sessions, runtime.create_session, pending))
-    app.include_router(agents_router(runtime.contexts, runtime.router.agents))
+    app.include_router(agents_router(runtime.contexts, runtime.router.agents, runtime.orchestrator.pass_on))
     app.include_router(messages_router(runtime.orchestrator))
     app.include_router(approvals_router(runtime.hitl))
 

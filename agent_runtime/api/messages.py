@@ -3,24 +3,34 @@ follows."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request
 from opentelemetry.trace import get_current_span
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
+from agent_runtime.agents.definitions import AGENTS
 from agent_runtime.api.answers import Refusal
 from agent_runtime.api.approvals import refused
 from agent_runtime.api.auth import Role, principal
+from agent_runtime.events.fields import name_problem
 from agent_runtime.hitl.errors import HITLError
-from agent_runtime.orchestrator import Chunk, MultiAgentOrchestrator, SessionBusy
+from agent_runtime.orchestrator import MultiAgentOrchestrator, NotWaiting, SessionBusy, Stream
 
 MAX_CONTENT = 1_000_000
-Name = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _name(value: str) -> str:
+    if (problem := name_problem(value)) is not None:
+        raise ValueError(problem)
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
 Text = Annotated[str, Field(max_length=MAX_CONTENT)]
 
 
@@ -84,19 +94,13 @@ def messages_router(orchestrator: MultiAgentOrchestrator) -> APIRouter:
         """Send a message; what follows comes as Server-Sent Events: `message`, `error`, and `done` at the end."""
         _may(request, body)
         try:
-            chunks = await _begin(orchestrator, body, request)
+            return EventStream(await _begin(orchestrator, body, request))
         except SessionBusy as error:
             raise Refusal(409, str(error)) from None
+        except NotWaiting as error:
+            raise Refusal(404, str(error)) from None
         except HITLError as error:
             return refused(error)
-        except LookupError as error:
-            missing = body.message.type in ("user_message", "switch_agent") and "agent" in str(error)
-            raise Refusal(400 if missing else 404, str(error.args[0] if error.args else error)) from None
-        return StreamingResponse(
-            _events(chunks),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-        )
 
     return router
 
@@ -108,10 +112,10 @@ def _may(request: Request, body: StreamRequest) -> None:
         raise Refusal(403, "this needs a key of the role admin")
 
 
-async def _begin(
-    orchestrator: MultiAgentOrchestrator, body: StreamRequest, request: Request
-) -> AsyncGenerator[Chunk, None]:
+async def _begin(orchestrator: MultiAgentOrchestrator, body: StreamRequest, request: Request) -> Stream:
     message, session_id = body.message, body.session_id
+    if isinstance(message, UserMessage | SwitchAgent) and message.agent_type not in (None, *AGENTS):
+        raise Refusal(400, f"message.agent_type: there is no agent {message.agent_type!r}, only {', '.join(AGENTS)}")
     if isinstance(message, UserMessage):
         return await orchestrator.user_message(session_id, message.content, message.agent_type, _trace())
     if isinstance(message, SwitchAgent):
@@ -137,9 +141,28 @@ def _trace() -> str | None:
     return f"{context.trace_id:032x}" if context.is_valid else None
 
 
-async def _events(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(chunks):
-        async for chunk in chunks:
-            name = chunk.type if chunk.type in ("error", "done") else "message"
-            data = {"status": "completed"} if chunk.type == "done" else chunk.to_dict()
-            yield b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(data))
+class EventStream(StreamingResponse):
+    """Chunks as Server-Sent Events; whoever leaves before the end cancels the turn.
+
+    Args:
+        chunks: of the turn.
+    """
+
+    def __init__(self, chunks: Stream) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(_events(chunks), media_type="text/event-stream", headers=headers)
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._chunks.aclose()
+
+
+async def _events(chunks: Stream) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        name = chunk.type if chunk.type in ("error", "done") else "message"
+        data = {"status": "completed"} if chunk.type == "done" else chunk.to_dict()
+        yield b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(data))

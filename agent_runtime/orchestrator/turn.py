@@ -1,18 +1,19 @@
-"""One turn of a session: who takes the message, what they call, and where it has to wait for somebody.
+"""One turn of a session: who takes the message, what they do, and where it has to wait for somebody.
 
 What a turn needs to go on after a wait or a crash is not kept here: the conversation is in the session, the question
-    in the approval, and the open run in the event store.
+in the approval, and the open run in the event store.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
+from itertools import count
+from typing import Any
 
 from agent_runtime.agents import ORCHESTRATOR, UNIVERSAL, Agent
 from agent_runtime.events.agent_events import (
@@ -22,30 +23,21 @@ from agent_runtime.events.agent_events import (
 )
 from agent_runtime.events.base_event import BaseEvent
 from agent_runtime.events.correlation import EventCorrelation
-from agent_runtime.events.event_types import EventType
-from agent_runtime.events.fields import name_problem
 from agent_runtime.events.redaction import redact_text
-from agent_runtime.events.tool_events import (
-    ToolExecutionCompletedEvent,
-    ToolExecutionFailedEvent,
-    ToolExecutionRequestedEvent,
-    ToolExecutionStartedEvent,
-)
+from agent_runtime.events.tool_events import ToolExecutionCompletedEvent, ToolExecutionFailedEvent
 from agent_runtime.hitl.announcements import outcome_event_id
 from agent_runtime.hitl.decisions import Status
 from agent_runtime.hitl.models import Approval
-from agent_runtime.llm import Answer, LLMError, ToolCall
+from agent_runtime.llm import Answer, LLMError
+from agent_runtime.orchestrator.calls import SOURCE, Calls, Emit
 from agent_runtime.orchestrator.chunks import Chunk
+from agent_runtime.orchestrator.records import Meaning, Records
 from agent_runtime.orchestrator.services import Services
-from agent_runtime.sessions.errors import TooManySwitches
+from agent_runtime.sessions.errors import SessionEnded, SessionsError, TooManySwitches
 from agent_runtime.tools import ToolResult
 
-logger = logging.getLogger("agent_runtime.orchestrator")
-
-SOURCE = "orchestrator"
 MAX_ERROR = 500
-
-Emit = Callable[[Chunk], Awaitable[None]]
+EDITED = "The user changed the arguments of this call before it was run, to: "
 
 
 class TurnFailed(Exception):
@@ -56,15 +48,6 @@ class TurnFailed(Exception):
         super().__init__(message)
 
 
-class _Calls(NamedTuple):
-    """What became of the tool calls of one answer."""
-
-    waiting: bool = False
-    switch_to: str | None = None
-    switch_reason: str = ""
-    final: str | None = None
-
-
 class Turn:
     """A turn, or its continuation. Runs in a task of its own; correlation and cause are that task's context.
 
@@ -72,12 +55,19 @@ class Turn:
         services: what it works with.
         session_id: an existing session.
         emit: takes each chunk for the client.
+
+    Attributes:
+        asked: the approvals that were asked for.
     """
 
     def __init__(self, services: Services, session_id: str, emit: Emit) -> None:
         self._with = services
         self._session_id = session_id
         self._emit = emit
+        self._records = Records(services, session_id)
+        self._calls = Calls(services, session_id, emit)
+        self.asked = self._calls.asked
+        self._ended: set[str] = set()
 
     # -- beginnings ----------------------------------------------------------------------------------------------------
 
@@ -85,67 +75,82 @@ class Turn:
         """A user's message: choose who takes it, and let them."""
         added = await self._with.sessions.add_message(self._session_id, {"role": "user", "content": content})
         EventCorrelation.set_causation_id(added.message_id)
-        await self._run(await self._choose(content, agent_type), content)
+        agent = await self._choose(content, agent_type)
+        await self._run(agent, await self._begin(agent, content))
+
+    async def switch(self, agent_type: str, reason: str) -> None:
+        """The user asks for another agent."""
+        await self._switch(agent_type, reason or "requested by the user")
+
+    # -- continuations -------------------------------------------------------------------------------------------------
 
     async def decided(self, approval: Approval) -> None:
-        """A call was decided about, or nobody did in time: run it or tell the model why not, and go on."""
-        if approval.call_id not in await self.unanswered():
-            return
-        EventCorrelation.set_causation_id(outcome_event_id(approval))
-        agent = self._with.router.get(approval.agent or UNIVERSAL)
-        if approval.status in (Status.APPROVED, Status.EDITED):
-            arguments = approval.granted_arguments()
-            if approval.tool_name in self._with.remote_tools:
-                await self._hand_out(approval.tool_name, approval.call_id, arguments)
-                return
-            result = await self._execute(agent, approval.tool_name, approval.call_id, arguments)
-        elif approval.status == Status.EXPIRED:
-            result = ToolResult(False, "Nobody approved this call in time, so it was not run.")
-        else:
-            said = f" They say: {approval.feedback}" if approval.feedback else ""
-            result = ToolResult(False, f"The user did not approve this call, so it was not run.{said}")
-        await self._answer(approval.call_id, result)
-        await self._go_on(agent)
+        """A call was decided about, or nobody did in time: run it or tell the model why not, and go on.
+
+        Raises:
+            TurnFailed: the call is not waited for any more.
+        """
+        started = await self._records.open_run()
+        waited_for = approval.call_id in await self._records.unanswered()
+        if started is None or started.correlation_id != approval.correlation_id or not waited_for:
+            raise TurnFailed("not_waiting", f"the turn that asked about call {approval.call_id} has ended")
+        agent = self._resume(started, outcome_event_id(approval))
+        async with self._recorded(agent, started):
+            await self._check_alive()
+            if approval.status in (Status.APPROVED, Status.EDITED):
+                name, arguments = approval.tool_name, approval.granted_arguments()
+                if name in self._with.remote_tools:
+                    await self._calls.hand_out(name, approval.call_id, arguments)
+                    return
+                result = await self._calls.execute(agent, name, approval.call_id, arguments)
+                if approval.status == Status.EDITED:
+                    result = replace(result, content=f"{result.content}\n\n{EDITED}{json.dumps(arguments)}")
+            else:
+                result = ToolResult(False, _why_not(approval))
+            await self._calls.answer(approval.call_id, result)
+        await self._run(agent, started, continues=True)
 
     async def remote_result(self, call_id: str, result: str | None, error: str | None) -> None:
         """The client ran a tool: take its result, and go on.
 
         Raises:
-            TurnFailed: no call of that id was handed out, or it was answered already.
+            TurnFailed: no result of that call is waited for.
         """
-        started = self._find(EventType.TOOL_EXECUTION_STARTED, call_id)
-        if started is None or call_id not in await self.unanswered():
-            raise TurnFailed("unknown_call", f"call_id: no call {call_id[:80]} of this session waits for a result")
-        common: dict[str, Any] = {
-            "tool_name": started.data["tool_name"],
-            "call_id": call_id,
-            "session_id": self._session_id,
-            "correlation_id": started.correlation_id,
-            "causation_id": started.event_id,
-            "source": SOURCE,
-        }
-        EventCorrelation.set_correlation_id(started.correlation_id)
-        duration_ms = max(0, time.time_ns() // 1000 - started.time_us) / 1000
-        ended: BaseEvent
-        if error is None:
-            content = result or ""
-            ended = ToolExecutionCompletedEvent(duration_ms=duration_ms, result_length=len(content), **common)
-        else:
-            content = error
-            message = redact_text(error, MAX_ERROR)
-            ended = ToolExecutionFailedEvent(
-                error_message=message, error_type="remote_error", duration_ms=duration_ms, **common
-            )
-        await self._with.bus.publish(ended)
-        EventCorrelation.set_causation_id(ended.event_id)
-        await self._answer(call_id, ToolResult(error is None, content))
-        opened = await self.open_run()
-        await self._go_on(self._with.router.get(opened.data["agent"] if opened is not None else UNIVERSAL))
+        started, call = await self._handed_out(call_id)
+        if started is None or call is None:
+            raise TurnFailed("not_waiting", f"no result of call {call_id} is waited for any more")
+        agent = self._resume(started, call.event_id)
+        async with self._recorded(agent, started):
+            await self._check_alive()
+            ended = _remote_end(call, result, error)
+            await self._with.bus.publish(ended)
+            EventCorrelation.set_causation_id(ended.event_id)
+            content = (result or "") if error is None else error
+            await self._calls.answer(call_id, ToolResult(error is None, content))
+        await self._run(agent, started, continues=True)
 
-    async def switch(self, agent_type: str, reason: str) -> None:
-        """The user asks for another agent."""
-        self._with.router.get(agent_type)
-        await self._switch(agent_type, reason or "requested by the user", None)
+    async def waits_for_result(self, call_id: str) -> bool:
+        """Whether the client has that call, and has not answered it."""
+        return (await self._handed_out(call_id))[1] is not None
+
+    async def _handed_out(self, call_id: str) -> tuple[BaseEvent | None, BaseEvent | None]:
+        """The open run, and the beginning of that call in it, if the client is to answer it."""
+        started = await self._records.open_run()
+        if started is None or call_id not in await self._records.unanswered():
+            return started, None
+        call = await self._records.call_started(started.correlation_id, call_id)
+        return started, call if call is not None and call.data["tool_name"] in self._with.remote_tools else None
+
+    def _resume(self, started: BaseEvent, cause: str) -> Agent:
+        """Take up an open run in this task; its agent."""
+        EventCorrelation.set_correlation_id(started.correlation_id)
+        EventCorrelation.set_causation_id(cause)
+        return self._with.router.agents.get(started.data["agent"]) or self._with.router.get(UNIVERSAL)
+
+    async def _check_alive(self) -> None:
+        info = await self._with.sessions.get(self._session_id)
+        if info is not None and not info.active:
+            raise SessionEnded(self._session_id, info.end_reason or "deleted")
 
     # -- who -----------------------------------------------------------------------------------------------------------
 
@@ -154,8 +159,7 @@ class Turn:
         if not self._with.multi_agent:
             return router.get(UNIVERSAL)
         if agent_type is not None:
-            router.get(agent_type)
-            await self._switch(agent_type, "requested by the user", None)
+            await self._switch(agent_type, "requested by the user")
             return router.get(agent_type)
         context = await self._with.contexts.get(self._session_id)
         if context.current_agent != ORCHESTRATOR:
@@ -166,103 +170,89 @@ class Turn:
         """The orchestrator's own run: ask the model who should take the message, and pass it on."""
         router, orchestrator = self._with.router, self._with.router.get(ORCHESTRATOR)
         started = await self._begin(orchestrator, content)
-        try:
+        async with self._recorded(orchestrator, started):
             messages = [
                 {"role": "system", "content": orchestrator.prompt},
                 {"role": "user", "content": router.question(content)},
             ]
             answer = await self._ask(orchestrator, messages, (), silent=True)
-        except BaseException as error:
-            await self._failed(orchestrator, started, error)
-            raise
-        routing = router.read(answer.text, content)
-        cause = EventCorrelation.get_causation_id()
-        await self._completed(orchestrator, started, success=True)
-        EventCorrelation.set_causation_id(cause)
+            routing = router.read(answer.text, content)
+            await self._check_may_switch()
+            await self._complete(orchestrator, started)
         await self._switch(routing.agent, routing.reasoning, routing.confidence)
         return router.get(routing.agent)
 
-    async def _switch(self, to_agent: str, reason: str, confidence: str | None) -> None:
+    async def _check_may_switch(self) -> None:
+        """Raises: TurnFailed, while the run that wants the switch can still fail of it."""
+        context = await self._with.contexts.get(self._session_id)
+        if context.switch_count >= self._with.contexts.max_switches:
+            raise _too_many(TooManySwitches(self._session_id, self._with.contexts.max_switches))
+
+    async def _switch(self, to_agent: str, reason: str, confidence: str | None = None) -> None:
         before = (await self._with.contexts.get(self._session_id)).current_agent
         if before == to_agent:
             return
         try:
             context = await self._with.contexts.request_switch(self._session_id, to_agent, reason, confidence)
         except TooManySwitches as error:
-            raise TurnFailed("too_many_switches", str(error)) from None
-        if context.last_event_id is not None:
-            EventCorrelation.set_causation_id(context.last_event_id)
+            raise _too_many(error) from None
+        EventCorrelation.set_causation_id(context.last_event_id)
         details = {"from_agent": before, "to_agent": to_agent, "reason": reason}
         await self._emit(Chunk("agent_switched", content=f"{before} → {to_agent}", metadata=details))
 
     # -- an agent's run ------------------------------------------------------------------------------------------------
 
-    async def _run(self, agent: Agent, content: str) -> None:
-        await self._loop(agent, await self._begin(agent, content))
-
     async def _begin(self, agent: Agent, content: str) -> BaseEvent:
+        """Begin a run, durably: after a crash it is known."""
         started = AgentProcessingStartedEvent(
             agent_type=agent.name, message=content, session_id=self._session_id, source=SOURCE
         )
-        await self._with.bus.publish(started)
+        await self._with.bus.publish_many([started])
         EventCorrelation.set_causation_id(started.event_id)
         return started
 
-    async def _go_on(self, agent: Agent) -> None:
-        """Continue the open run, if nothing of the last answer is left to wait for."""
-        if await self.unanswered():
-            return
-        started = await self.open_run()
-        if started is not None:
-            await self._loop(agent, started)
-
-    async def _loop(self, agent: Agent, started: BaseEvent) -> None:
-        """Ask the model and do what it asks for, until it is done, somebody must be waited for, or another takes
-        over."""
+    async def _run(self, agent: Agent, started: BaseEvent, continues: bool = False) -> None:
+        """Let an agent work until it is done, somebody must be waited for, or another takes over."""
         while True:
-            try:
-                calls = await self._steps(agent)
-            except BaseException as error:
-                await self._failed(agent, started, error)
-                raise
-            if calls.waiting:
+            async with self._recorded(agent, started):
+                meaning = await self._steps(agent, continues)
+                if meaning is None:
+                    return
+                if meaning.switch_to is not None:
+                    await self._check_may_switch()
+                elif meaning.final is not None:
+                    await self._emit(Chunk("assistant_message", content=meaning.final, is_final=True))
+                await self._complete(agent, started)
+            if meaning.switch_to is None:
                 return
-            if calls.final is not None:
-                await self._emit(Chunk("assistant_message", content=calls.final, is_final=True))
-            cause = EventCorrelation.get_causation_id()
-            if calls.switch_to is None:
-                await self._completed(agent, started, success=True)
-                return
-            await self._completed(agent, started, success=True)
-            EventCorrelation.set_causation_id(cause)
-            await self._hand_over(agent, calls)
-            agent = self._with.router.get(calls.switch_to)
+            await self._switch(meaning.switch_to, meaning.switch_reason or f"asked for by {agent.name}")
+            agent, continues = self._with.router.get(meaning.switch_to), False
             started = await self._begin(agent, "")
 
-    async def _hand_over(self, agent: Agent, calls: _Calls) -> None:
-        assert calls.switch_to is not None
-        try:
-            await self._switch(calls.switch_to, calls.switch_reason or f"asked for by {agent.name}", None)
-        except TurnFailed as error:
-            await self._publish_error(agent, error)
-            raise
-
-    async def _steps(self, agent: Agent) -> _Calls:
-        for _ in range(self._with.max_steps):
-            history = await self._with.sessions.history(self._session_id)
-            messages = [{"role": "system", "content": agent.prompt}, *history]
-            answer = await self._ask(agent, messages, self._with.tools.registry.specs(self._allowed(agent)))
+    async def _steps(self, agent: Agent, continues: bool) -> Meaning | None:
+        """Ask the model and do what it asks for, again and again; None where somebody must be waited for."""
+        tools = self._with.tools.registry.specs(self._calls.allowed(agent))
+        for step in count():
+            if step or continues:
+                if await self._records.unanswered():
+                    return None
+                meaning = await self._records.meaning()
+                if meaning is not None:
+                    return meaning
+            if step == self._with.max_steps:
+                break
+            answer = await self._ask(agent, await self._conversation(agent), tools)
             await self._with.sessions.add_message(self._session_id, _assistant_message(answer), agent.name)
             if not answer.tool_calls:
-                return _Calls(final=answer.text)
-            calls = await self._calls(agent, answer.tool_calls)
-            if calls != _Calls():
-                return calls
+                return Meaning(final=answer.text)
+            await self._calls.handle(agent, answer.tool_calls)
         raise TurnFailed("step_limit", f"{agent.name} was not done after {self._with.max_steps} model calls")
 
-    def _allowed(self, agent: Agent) -> Sequence[str]:
-        names = self._with.tools.registry.names
-        return tuple(names) if agent.tools is None else tuple(name for name in agent.tools if name in names)
+    async def _conversation(self, agent: Agent) -> list[dict[str, Any]]:
+        info = await self._with.sessions.get(self._session_id)
+        prompts = (info.system_prompt if info is not None else "", agent.prompt)
+        system = {"role": "system", "content": "\n\n".join(prompt for prompt in prompts if prompt)}
+        return [system, *await self._with.sessions.history(self._session_id)]
 
     async def _ask(
         self, agent: Agent, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], silent: bool = False
@@ -278,209 +268,89 @@ class Turn:
                     await self._emit(Chunk("assistant_message", token=item.text, is_final=False))
         raise LLMError("bad_answer", "the model's stream ended without an answer")
 
-    # -- tool calls ----------------------------------------------------------------------------------------------------
+    # -- ends ----------------------------------------------------------------------------------------------------------
 
-    async def _calls(self, agent: Agent, calls: Sequence[ToolCall]) -> _Calls:
-        """Every call of an answer: run, hand out, or ask a person; in order."""
-        await self._with.sessions.save_now(self._session_id)
-        asked_for_by = EventCorrelation.get_causation_id()
-        outcome = _Calls()
-        for call in calls:
-            EventCorrelation.set_causation_id(asked_for_by)
-            name, arguments = _name(call.name), _parsed(call.arguments)
-            given = arguments if arguments is not None else {}
-            requested = ToolExecutionRequestedEvent(
-                tool_name=name,
-                arguments=dict(given),
-                call_id=call.call_id,
-                agent=agent.name,
-                session_id=self._session_id,
-                source=SOURCE,
-            )
-            await self._with.bus.publish(requested)
-            EventCorrelation.set_causation_id(requested.event_id)
-            reason = self._with.hitl.policy.decide(name, given) if arguments is not None else None
-            allowed = name in self._allowed(agent)
-            await self._emit(
-                Chunk(
-                    "tool_call",
-                    call_id=call.call_id,
-                    tool_name=name,
-                    arguments=given,
-                    requires_approval=allowed and reason is not None,
-                )
-            )
-            if arguments is None:
-                result = await self._refuse(name, call.call_id, "invalid_arguments", "the arguments are no JSON object")
-            elif not allowed:
-                result = await self._refuse(name, call.call_id, "not_allowed", f"{agent.name} has no tool {name}")
-            elif reason is not None:
-                await self._with.hitl.request(
-                    session_id=self._session_id,
-                    call_id=call.call_id,
-                    tool_name=name,
-                    arguments=given,
-                    agent=agent.name,
-                    reason=reason,
-                )
-                outcome = outcome._replace(waiting=True)
-                continue
-            elif name in self._with.remote_tools:
-                await self._hand_out(name, call.call_id, given)
-                outcome = outcome._replace(waiting=True)
-                continue
-            else:
-                result = await self._execute(agent, name, call.call_id, given)
-                if result.ok:
-                    outcome = _meaning(outcome, name, given)
-                    if outcome.switch_to is not None and outcome.switch_to not in self._with.router.agents:
-                        result = ToolResult(False, f"There is no agent {outcome.switch_to[:80]}.")
-                        outcome = outcome._replace(switch_to=None)
-            await self._answer(call.call_id, result)
-        await self._with.sessions.save_now(self._session_id)
-        return outcome
+    @asynccontextmanager
+    async def _recorded(self, agent: Agent, started: BaseEvent) -> AsyncIterator[None]:
+        """Whatever ends the block early ends the run, and that is recorded, also while this task is cancelled."""
+        try:
+            yield
+        except BaseException as error:
+            if started.event_id not in self._ended:
+                await asyncio.shield(asyncio.ensure_future(self._fail(agent, started, error)))
+            raise
 
-    async def _execute(self, agent: Agent, name: str, call_id: str, arguments: dict[str, Any]) -> ToolResult:
-        result = await self._with.tools.execute(
-            session_id=self._session_id,
-            agent=agent.name,
-            tool_name=name,
-            call_id=call_id,
-            arguments=arguments,
-            # An agent without files has no tool that writes any; a rule would only forbid it to run commands.
-            file_rule=agent.file_rule or None,
-        )
-        EventCorrelation.set_causation_id(result.event_id)
-        return result
+    async def _complete(self, agent: Agent, started: BaseEvent) -> None:
+        """End a run well, durably; the end is the cause of what follows."""
+        completed = self._completed(agent, started, success=True)
+        self._ended.add(started.event_id)
+        EventCorrelation.set_causation_id(completed.event_id)
+        await asyncio.shield(asyncio.ensure_future(self._with.bus.publish_many([completed])))
 
-    async def _refuse(self, name: str, call_id: str, error_type: str, why: str) -> ToolResult:
-        """A call that is not run at all is a failed one."""
-        failed = ToolExecutionFailedEvent(
-            tool_name=name,
-            call_id=call_id,
-            error_message=why,
+    async def _fail(self, agent: Agent, started: BaseEvent, error: BaseException) -> None:
+        """End a run badly. The calls that it leaves are answered, or the conversation could never go on."""
+        error_type, message = describe(error)
+        failed = AgentErrorOccurredEvent(
+            agent_type=agent.name,
+            error_message=redact_text(message, MAX_ERROR),
             error_type=error_type,
-            duration_ms=0.0,
             session_id=self._session_id,
             source=SOURCE,
         )
-        await self._with.bus.publish(failed)
-        EventCorrelation.set_causation_id(failed.event_id)
-        return ToolResult(False, why, error_type, failed.event_id)
+        await self._with.bus.publish_many([failed, self._completed(agent, started, success=False)])
+        with suppress(SessionsError):
+            for call_id in await self._records.unanswered():
+                await self._calls.answer(call_id, ToolResult(False, f"This call was not run to its end: {message}."))
 
-    async def _hand_out(self, name: str, call_id: str, arguments: dict[str, Any]) -> None:
-        """Give a call to the client, who answers with ``tool_result``."""
-        started = ToolExecutionStartedEvent(tool_name=name, call_id=call_id, session_id=self._session_id, source=SOURCE)
-        await self._with.bus.publish(started)
-        await self._emit(
-            Chunk(
-                "tool_call",
-                call_id=call_id,
-                tool_name=name,
-                arguments=arguments,
-                requires_approval=False,
-                metadata={"remote": True},
-            )
+    def _completed(self, agent: Agent, started: BaseEvent, success: bool) -> BaseEvent:
+        return AgentProcessingCompletedEvent(
+            agent_type=agent.name,
+            duration_ms=max(0, time.time_ns() // 1000 - started.time_us) / 1000,
+            success=success,
+            session_id=self._session_id,
+            correlation_id=started.correlation_id,
+            causation_id=started.event_id,
+            source=SOURCE,
         )
-
-    async def _answer(self, call_id: str, result: ToolResult) -> None:
-        """Put a call's result into the conversation, durably."""
-        content = result.content if result.ok else f"Error: {result.content}"
-        message = {"role": "tool", "tool_call_id": call_id, "content": content}
-        await self._with.sessions.add_message(self._session_id, message)
-        await self._with.sessions.save_now(self._session_id)
-
-    # -- ends ----------------------------------------------------------------------------------------------------------
-
-    async def _completed(self, agent: Agent, started: BaseEvent, success: bool) -> None:
-        duration_ms = max(0, time.time_ns() // 1000 - started.time_us) / 1000
-        await self._with.bus.publish(
-            AgentProcessingCompletedEvent(
-                agent_type=agent.name,
-                duration_ms=duration_ms,
-                success=success,
-                session_id=self._session_id,
-                correlation_id=started.correlation_id,
-                causation_id=started.event_id,
-                source=SOURCE,
-            )
-        )
-
-    async def _failed(self, agent: Agent, started: BaseEvent, error: BaseException) -> None:
-        """Record that a run failed, also while its task is being cancelled."""
-
-        async def record() -> None:
-            await self._publish_error(agent, error)
-            await self._completed(agent, started, success=False)
-
-        await asyncio.shield(asyncio.ensure_future(record()))
-
-    async def _publish_error(self, agent: Agent, error: BaseException) -> None:
-        error_type, message = describe(error)
-        await self._with.bus.publish(
-            AgentErrorOccurredEvent(
-                agent_type=agent.name,
-                error_message=redact_text(message, MAX_ERROR),
-                error_type=error_type,
-                session_id=self._session_id,
-                source=SOURCE,
-            )
-        )
-
-    async def interrupted(self) -> None:
-        """The process died in the middle of a run: end it, so that it is not open for ever."""
-        started = await self.open_run()
-        if started is not None:
-            EventCorrelation.set_correlation_id(started.correlation_id)
-            EventCorrelation.set_causation_id(started.event_id)
-            agent = self._with.router.get(started.data["agent"])
-            await self._failed(agent, started, TurnFailed("interrupted", "the service stopped in the middle of this"))
-
-    # -- what the records say ------------------------------------------------------------------------------------------
-
-    async def unanswered(self) -> list[str]:
-        """The calls of the last answer that have no result yet, in order."""
-        history = await self._with.sessions.history(self._session_id)
-        answered: set[str] = set()
-        for message in reversed(history):
-            if message["role"] == "tool":
-                answered.add(message["tool_call_id"])
-            else:
-                calls = message.get("tool_calls") or ()
-                return [call["id"] for call in calls if call["id"] not in answered]
-        return []
-
-    async def open_run(self) -> BaseEvent | None:
-        """The beginning of the session's last run, if that has no end."""
-        kinds = (EventType.AGENT_PROCESSING_STARTED, EventType.AGENT_PROCESSING_COMPLETED)
-        found = await asyncio.to_thread(
-            self._with.bus.store.query, session_id=self._session_id, event_types=kinds, limit=50, newest=True
-        )
-        ended = {event.causation_id for event in found if event.event_type == EventType.AGENT_PROCESSING_COMPLETED}
-        begun = [event for event in found if event.event_type == EventType.AGENT_PROCESSING_STARTED]
-        return begun[-1] if begun and begun[-1].event_id not in ended else None
-
-    def _find(self, kind: EventType, call_id: str) -> BaseEvent | None:
-        found = self._with.bus.store.query(session_id=self._session_id, event_types=(kind,), limit=1_000, newest=True)
-        return next((event for event in reversed(found) if event.data["call_id"] == call_id), None)
-
-    def tool_of(self, call_id: str) -> str | None:
-        """The tool that a call is of, as far as is recorded."""
-        requested = self._find(EventType.TOOL_EXECUTION_REQUESTED, call_id)
-        return None if requested is None else str(requested.data["tool_name"])
-
-    def was_started(self, call_id: str) -> bool:
-        """Whether a call had begun to run, as far as is recorded."""
-        return self._find(EventType.TOOL_EXECUTION_STARTED, call_id) is not None
 
 
 def describe(error: BaseException) -> tuple[str, str]:
     """error_type and message of what ended a run early; the message may be told to the client."""
     if isinstance(error, LLMError | TurnFailed):
         return error.error_type, str(error)
+    if isinstance(error, SessionEnded):
+        return "session_ended", str(error)
     if isinstance(error, asyncio.CancelledError):
         return "cancelled", "the client left, or the service is stopping"
     return "internal", "something went wrong inside the service"
+
+
+def _too_many(error: TooManySwitches) -> TurnFailed:
+    return TurnFailed("too_many_switches", str(error))
+
+
+def _why_not(approval: Approval) -> str:
+    if approval.status == Status.EXPIRED:
+        return "Nobody approved this call in time, so it was not run."
+    said = f" They say: {approval.feedback}" if approval.feedback else ""
+    return f"The user did not approve this call, so it was not run.{said}"
+
+
+def _remote_end(call: BaseEvent, result: str | None, error: str | None) -> BaseEvent:
+    """How a call ended that the client ran."""
+    duration_ms = max(0, time.time_ns() // 1000 - call.time_us) / 1000
+    common: dict[str, Any] = {
+        "tool_name": call.data["tool_name"],
+        "call_id": call.data["call_id"],
+        "session_id": call.session_id,
+        "correlation_id": call.correlation_id,
+        "causation_id": call.event_id,
+        "duration_ms": duration_ms,
+        "source": SOURCE,
+    }
+    if error is None:
+        return ToolExecutionCompletedEvent(result_length=len(result or ""), **common)
+    return ToolExecutionFailedEvent(error_message=redact_text(error, MAX_ERROR), error_type="remote_error", **common)
 
 
 def _assistant_message(answer: Answer) -> dict[str, Any]:
@@ -491,29 +361,3 @@ def _assistant_message(answer: Answer) -> dict[str, Any]:
             for call in answer.tool_calls
         ]
     return message
-
-
-def _meaning(outcome: _Calls, name: str, arguments: dict[str, Any]) -> _Calls:
-    """What a call that was run means for the turn: another agent, or its end."""
-    if name == "switch_mode":
-        return outcome._replace(switch_to=arguments["mode"], switch_reason=arguments.get("reason") or "")
-    if name == "attempt_completion":
-        return outcome._replace(final=arguments["result"])
-    if name == "ask_followup_question":
-        return outcome._replace(final=arguments["question"])
-    return outcome
-
-
-def _parsed(arguments: str) -> dict[str, Any] | None:
-    """A model's arguments; None if they are no JSON object. No arguments at all are an empty object."""
-    if not arguments.strip():
-        return {}
-    try:
-        parsed = json.loads(arguments)
-    except ValueError:
-        return None
-    return parsed if isinstance(parsed, dict) else None
-
-
-def _name(given: str) -> str:
-    return given if name_problem(given) is None else "invalid"

@@ -101,6 +101,9 @@ class AgentContextManager:
         first_agent: who has a session that was never passed on.
         max_switches: how often a session may be passed on.
         cache_size: contexts that are held in memory, beside those that are not saved yet.
+
+    Attributes:
+        max_switches: as given.
     """
 
     def __init__(
@@ -115,7 +118,7 @@ class AgentContextManager:
         self._bus = bus
         self._database = database
         self._first_agent = first_agent
-        self._max_switches = max_switches
+        self.max_switches = max_switches
         self._cache: Cache[_Held] = Cache(cache_size)
         # Of two that want to pass the same session on, the second sees what the first did.
         self._switching = Locks()
@@ -145,8 +148,8 @@ class AgentContextManager:
             context = await self.get(session_id)
             if to_agent == context.current_agent:
                 return context
-            if context.switch_count >= self._max_switches:
-                raise TooManySwitches(session_id, self._max_switches)
+            if context.switch_count >= self.max_switches:
+                raise TooManySwitches(session_id, self.max_switches)
             event = AgentSwitchedEvent(
                 from_agent=context.current_agent,
                 to_agent=to_agent,

@@ -9,6 +9,7 @@ from datetime import datetime
 from time import perf_counter
 from typing import Any
 
+from agent_runtime.events.correlation import EventCorrelation
 from agent_runtime.events.event_bus import EventBus
 from agent_runtime.events.fields import name_problem
 from agent_runtime.events.session_events import (
@@ -57,7 +58,7 @@ class SessionManager:
         created_by: str = "system",
         details: dict[str, Any] | None = None,
     ) -> SessionInfo:
-        """Begin a session, durably; its id is minted where none is given.
+        """Begin a session, durably; its id is minted where none is given. Its event is the current cause afterwards.
 
         Raises:
             InvalidSession: something about it can't be kept. SessionExists: alive or ended, there is one of that id.
@@ -66,7 +67,9 @@ class SessionManager:
             Session.new_id() if session_id is None else session_id, system_prompt, created_by, details or {}
         )
         await self.save(session)
-        await self._bus.publish(SessionCreatedEvent(system_prompt=system_prompt, session_id=session.id, source=SOURCE))
+        created = SessionCreatedEvent(system_prompt=system_prompt, session_id=session.id, source=SOURCE)
+        await self._bus.publish(created)
+        EventCorrelation.set_causation_id(created.event_id)
         return session.info
 
     async def ensure(self, session_id: str) -> SessionInfo:

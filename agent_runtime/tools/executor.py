@@ -86,7 +86,8 @@ class ToolExecutor:
         started = ToolExecutionStartedEvent(
             tool_name=_name(tool_name), call_id=_name(call_id), session_id=session_id, source=SOURCE
         )
-        await self._bus.publish(started)
+        # Stored before the tool runs: after a crash, what may have been run is not run again.
+        await self._bus.publish_many([started])
         began = time.monotonic_ns()
         EventCorrelation.set_causation_id(started.event_id)
         try:
