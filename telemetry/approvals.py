@@ -16,7 +16,8 @@ from agent_runtime.events.base_event import BaseEvent
 from telemetry.spans import HUMAN, decision_of
 
 MAX_KEPT = 20_000
-MAX_REPEATS = 64
+# Requests of one call id that are kept together; more only while some of them wait.
+MAX_REPEATS, MAX_PENDING = 64, 512
 
 # (correlation id, or session where there is none; tool; call id)
 Name = tuple[str, str, str]
@@ -83,9 +84,10 @@ class Approval:
         found.update(zip(list(undecided), rest, strict=False))
         return found
 
-    def is_full(self) -> bool:
-        """Whether it is to be left alone and another begun: each further event costs what all that it holds do."""
-        return len(self.decisions) >= MAX_REPEATS or any(len(told) >= MAX_REPEATS for told in self.requests.values())
+    def is_full(self, pending: bool) -> bool:
+        """Whether another is to be begun in its place: each further event costs what all that it holds cost."""
+        held = max(len(self.decisions), *map(len, self.requests.values()), 0)
+        return held >= (MAX_PENDING if pending else MAX_REPEATS)
 
     def pending(self) -> list[Moment]:
         """The requests that wait for a decision."""
@@ -120,7 +122,7 @@ class Approvals:
         tool = event.data["tool_name"]
         name = (event.correlation_id or event.session_id or "", tool, event.data["call_id"])
         approval = self._approvals.get(name)
-        if approval is not None and approval.is_full():
+        if approval is not None and approval.is_full(name in self._pending):
             self._count(approval)
             approval = None
         if approval is None:
