@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Annotated, Any, NamedTuple
 
 import orjson
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Path, Query
 from starlette.responses import Response, StreamingResponse
 
 from agent_runtime.api.answers import Json, Refusal
 from agent_runtime.events.base_event import BaseEvent, as_event_type, format_time_us
 from agent_runtime.events.domain_events import DOMAIN_EVENTS
 from agent_runtime.events.event_bus import EventBus
-from agent_runtime.events.store.base import DeadLetter
+from agent_runtime.events.store.base import DeadLetter, EventStore
 
 KEEP_ALIVE_SECONDS = 15.0
 CHUNK = 200
+TEXT_BYTES = 64 * 1024
+PART = 101
+PAGE_BYTES = 8 * 1024 * 1024
 MAX_POSITION = 2**63 - 1
 
 Cursor = Annotated[int, Query(ge=0, le=MAX_POSITION, description="Where the last page ended: its `next_cursor`.")]
@@ -76,18 +79,10 @@ def events_router(bus: EventBus, stopping: asyncio.Event) -> APIRouter:
         cursor: Cursor = 0,
         limit: Limit = 100,
     ) -> Response:
-        """Events in store order, a page at a time."""
+        """Events in store order, a page at a time; a page of large events has fewer than `limit`."""
         kind = canonical_type(event_type)
-        found = await asyncio.to_thread(
-            bus.store.query,
-            session_id=session_id,
-            correlation_id=correlation_id,
-            event_types=None if kind is None else [kind],
-            after=cursor,
-            limit=limit + 1,
-        )
-        page = found[:limit]
-        next_cursor = page[-1].position if len(found) > limit else None
+        page, more = await read_page(bus.store, Filters(session_id, correlation_id, kind), cursor, limit)
+        next_cursor = page[-1].position if more else None
         return Json({"events": [event_row(event) for event in page], "next_cursor": next_cursor})
 
     @router.get("/events/stream")
@@ -115,7 +110,7 @@ def events_router(bus: EventBus, stopping: asyncio.Event) -> APIRouter:
         return Json({"dead_letters": [letter_row(letter) for letter in page], "next_cursor": next_cursor})
 
     @router.post("/events/dead-letters/{letter_id}/retry")
-    async def retry_dead_letter(letter_id: int) -> Response:
+    async def retry_dead_letter(letter_id: Annotated[int, Path(ge=1, le=MAX_POSITION)]) -> Response:
         """Give a handler's dead letter to it once more; it is removed if the handler succeeds."""
         try:
             succeeded = await bus.retry_dead_letter(letter_id)
@@ -124,6 +119,32 @@ def events_router(bus: EventBus, stopping: asyncio.Event) -> APIRouter:
         return Json({"letter_id": letter_id, "succeeded": succeeded})
 
     return router
+
+
+async def read_page(store: EventStore, filters: Filters, after: int, limit: int) -> tuple[list[BaseEvent], bool]:
+    """At most ``limit`` events behind the position ``after``, about ``PAGE_BYTES`` of them; and whether there are more.
+
+    It is read in parts, so that not much more than that is ever in memory.
+    """
+    page: list[BaseEvent] = []
+    size = 0
+    while True:
+        wanted = min(PART, limit + 1 - len(page))
+        part = await asyncio.to_thread(
+            store.query,
+            session_id=filters.session_id,
+            correlation_id=filters.correlation_id,
+            event_types=None if filters.event_type is None else [filters.event_type],
+            after=page[-1].position if page else after,
+            limit=wanted,
+        )
+        for event in part:
+            if size >= PAGE_BYTES:
+                return page, True
+            page.append(event)
+            size += event.size
+        if len(part) < wanted or len(page) > limit:
+            return page[:limit], len(page) > limit
 
 
 async def tail(bus: EventBus, stopping: asyncio.Event, filters: Filters, after: int) -> AsyncIterator[bytes]:
@@ -135,8 +156,7 @@ async def tail(bus: EventBus, stopping: asyncio.Event, filters: Filters, after: 
             events = await bus.feed.read(after, CHUNK)
             if events:
                 after = events[-1].position
-                text = b"".join(sse(event) for event in events if filters.match(event))
-                if text:
+                for text in texts(filter(filters.match, events)):
                     yield text
                 continue
             more = asyncio.ensure_future(bus.feed.wait(after, KEEP_ALIVE_SECONDS))
@@ -149,6 +169,18 @@ async def tail(bus: EventBus, stopping: asyncio.Event, filters: Filters, after: 
         yield b'event: end\ndata: {"reason":"shutdown"}\n\n'
     finally:
         stopped.cancel()
+
+
+def texts(events: Iterable[BaseEvent]) -> Iterator[bytes]:
+    """The events as Server-Sent Events, several together: a reader that is slow holds no more than one text."""
+    held = bytearray()
+    for event in events:
+        held += sse(event)
+        if len(held) >= TEXT_BYTES:
+            yield bytes(held)
+            held.clear()
+    if held:
+        yield bytes(held)
 
 
 def sse(event: BaseEvent) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from agent_runtime.api.answers import Json, Refusal
-from agent_runtime.api.body import read_body
+from agent_runtime.api.body import Room, read_body
 from agent_runtime.api.ingest_formats import Decoded, decode
 from agent_runtime.events.errors import BusClosed, Overloaded, StoreError
 from agent_runtime.events.event_bus import EventBus
@@ -19,6 +19,8 @@ logger = logging.getLogger("agent_runtime.api")
 
 # A body above this size is read on a thread, so that it holds nobody else up for longer than a slice.
 THREAD_BYTES = 1024 * 1024
+# All bodies that are being read, or whose events wait for the store, have together as much as so many of the largest.
+BODIES = 8
 
 
 class Ingest:
@@ -36,6 +38,7 @@ class Ingest:
         self._figures = figures
         self._max_body_bytes = max_body_bytes
         self._max_events = max_events
+        self._room = Room(BODIES * max_body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take the events of one request; answer 202 when they are committed."""
@@ -57,12 +60,14 @@ class Ingest:
 
     async def _take(self, scope: Scope, receive: Receive) -> bytes:
         headers = dict(scope["headers"])
-        body = await read_body(receive, headers, self._max_body_bytes)
-        if len(body) > THREAD_BYTES:
-            decoded = await asyncio.to_thread(decode, body, headers, self._max_events)
-        else:
-            decoded = decode(body, headers, self._max_events)
-        return await self._store(decoded)
+        with self._room.place() as place:
+            body = await read_body(receive, headers, self._max_body_bytes, place)
+            if len(body) > THREAD_BYTES:
+                decoded = await asyncio.to_thread(decode, body, headers, self._max_events)
+            else:
+                decoded = decode(body, headers, self._max_events)
+            del body
+            return await self._store(decoded)
 
     async def _store(self, decoded: Decoded) -> bytes:
         accepted = duplicates = 0

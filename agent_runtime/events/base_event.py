@@ -55,6 +55,7 @@ class BaseEvent:
         position: place in the store, 1, 2, 3 …; 0 until it is stored.
         recorded_ns: when the store took it, nanoseconds since 1970, never decreasing along positions; 0 until it is
             stored.
+        size: about how many bytes a durable store keeps of it; 0 until it is stored there.
 
     Raises:
         InvalidEvent: something about it can't be stored; the message says what and where.
@@ -73,6 +74,7 @@ class BaseEvent:
         "version",
         "position",
         "recorded_ns",
+        "size",
     )
 
     TYPE: ClassVar[EventType | None] = None
@@ -90,6 +92,7 @@ class BaseEvent:
     version: str
     position: int
     recorded_ns: int
+    size: int
 
     def __init__(
         self,
@@ -121,6 +124,7 @@ class BaseEvent:
         self.version = version
         self.position = 0
         self.recorded_ns = 0
+        self.size = 0
         self.check()
 
     def check(self) -> None:
@@ -295,4 +299,5 @@ def fill(
     event.version = keys["version"]
     event.position = 0
     event.recorded_ns = 0
+    event.size = 0
     return event

@@ -9,13 +9,17 @@ from agent_runtime.events.base_event import BaseEvent
 from agent_runtime.events.store.base import EventStore
 from agent_runtime.events.worker import resolve
 
+# The events that are held may have this much data, and until the next trim twice as much.
+KEEP_BYTES = 32 * 1024 * 1024
+
 
 class Feed:
     """Serves readers near the end of the store from memory, and all others from the store.
 
     Args:
         store: where older events are read from.
-        keep: how many of the newest events are held, at least; none where the store itself is in memory.
+        keep: how many of the newest events are held, at least, unless they are large; none where the store itself is in
+            memory.
 
     Attributes:
         followers: those who wait for the next event.
@@ -26,6 +30,7 @@ class Feed:
         self._store = store
         self._keep = keep if store.blocking else 0
         self._recent: list[BaseEvent] = []
+        self._bytes = 0
 
     def extend(self, events: Sequence[BaseEvent]) -> None:
         """Take note of events just committed, in store order. Called by the bus, on its loop."""
@@ -38,13 +43,24 @@ class Feed:
         first, last = events[0].position, events[-1].position
         if self._recent and self._recent[-1].position + 1 != first:
             # Somebody else stores events, too: those in between are not here.
-            self._recent = []
+            self._recent, self._bytes = [], 0
         if last - first + 1 == len(events):
             self._recent.extend(events)
+            self._bytes += sum([event.size for event in events])
         else:
-            self._recent = []
-        if len(self._recent) > 2 * self._keep:
-            del self._recent[: -self._keep]
+            self._recent, self._bytes = [], 0
+        if len(self._recent) > 2 * self._keep or self._bytes > 2 * KEEP_BYTES:
+            self._trim()
+
+    def _trim(self) -> None:
+        """Keep the newest events, as many as there is room for, and always the last."""
+        recent = self._recent[-self._keep :]
+        first = len(recent) - 1
+        held = recent[first].size
+        while first and held + recent[first - 1].size <= KEEP_BYTES:
+            first -= 1
+            held += recent[first].size
+        self._recent, self._bytes = recent[first:], held
 
     def wake(self) -> None:
         """Let every waiting reader look again. Called on the bus's loop."""

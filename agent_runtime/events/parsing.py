@@ -88,6 +88,7 @@ def parse_event(source: str | bytes | Mapping[str, Any]) -> BaseEvent:
     event.version = "1.0"
     event.position = 0
     event.recorded_ns = 0
+    event.size = 0
     event.check()
     return event
 

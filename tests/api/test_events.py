@@ -65,6 +65,23 @@ def test_pages(service: Service, limit: int) -> None:
     assert 20 == len(found)
 
 
+def test_a_page_of_large_events_is_short(tmp_path: Path) -> None:
+    """However large the events, a page has some 8 MiB; following it gives every event once."""
+    notes = {f"note {number}": "x" * 30_000 for number in range(30)}
+    with Service(tmp_path) as service:
+        for _ in range(16):
+            service.post([tool_completed(**notes) for _ in range(15)])
+        found, cursor, sizes = [], 0, []
+        while cursor is not None:
+            response = service.client.get("/events", params={"limit": 1_000, "cursor": cursor, "session_id": "s1"})
+            sizes.append(len(response.content))
+            found += [event["position"] for event in response.json()["events"]]
+            cursor = response.json()["next_cursor"]
+        assert sorted(set(found)) == found
+        assert 240 == len(found)
+        assert max(sizes) < 8 * 1024 * 1024 + 1_000_000
+
+
 def test_keys_of_a_row(service: Service) -> None:
     """The ten keys, the position, and when it was recorded."""
     assert {
@@ -96,7 +113,8 @@ def test_a_wrong_question(service: Service, path: str, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nothing", 404), ("DELETE", "/events", 405), ("PUT", "/metrics", 405), ("GET", "/events/", 404)],
+    [("GET", "/nothing", 404), ("DELETE", "/events", 405), ("PUT", "/metrics", 405), ("GET", "/events/", 404)]
+    + [("POST", f"/events/dead-letters/{number}/retry", 400) for number in (0, -1, 2**63, "x")],
 )
 def test_errors_are_json(service: Service, method: str, path: str, status: int) -> None:
     """Whatever goes wrong, the body is {"error": "..."}."""

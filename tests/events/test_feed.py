@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agent_runtime.events import feed as feed_module
 from agent_runtime.events.agent_events import AgentSwitchedEvent
 from agent_runtime.events.base_event import BaseEvent
 from agent_runtime.events.event_bus import EventBus
@@ -176,3 +177,27 @@ async def test_following_under_load_misses_nothing(bus: EventBus) -> None:
 
 async def _publish_many(bus: EventBus, events: Sequence[Any]) -> None:
     await bus.publish_many(events)
+
+
+async def test_large_events_are_held_in_smaller_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held is bounded in bytes too; what is let go comes from the store, and nobody misses an event."""
+    monkeypatch.setattr(feed_module, "KEEP_BYTES", 1_000)
+    store = CountingStore()
+    feed = Feed(store)
+    events = []
+    for _ in range(50):
+        batch = stored(store, 3)
+        for event in batch:
+            event.size = 300
+        feed.extend(batch)
+        events += batch
+    assert store.reads == 0
+    assert await feed.read(148, 100) == events[148:]
+    assert store.reads == 0
+    assert await feed.read(100, 200) == events[100:]
+    assert store.reads == 1
+    one = stored(store, 1)
+    one[0].size = 5_000
+    feed.extend(one)
+    assert await feed.read(150, 100) == one
+    assert store.reads == 1

@@ -56,7 +56,7 @@ class EventStore(Protocol):
         """
 
     def read(self, after: int, limit: int) -> list[BaseEvent]:
-        """At most ``limit`` events behind position ``after``, in order."""
+        """At most ``limit`` events behind position ``after``, in order; fewer where they are large, but never none."""
 
     def query(
         self,

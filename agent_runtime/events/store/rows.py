@@ -17,8 +17,7 @@ COLUMNS = (
 
 
 def rows_of(events: Sequence[BaseEvent], last: int, recorded_ns: int) -> list[tuple[Any, ...]]:
-    """The rows of ``events`` at the positions behind ``last``, values in the order of ``COLUMNS``."""
-    dumps = orjson.dumps
+    """The rows of ``events`` at the positions behind ``last``, values as in ``COLUMNS``; notes their sizes."""
     return [
         (
             position,
@@ -31,10 +30,16 @@ def rows_of(events: Sequence[BaseEvent], last: int, recorded_ns: int) -> list[tu
             event.causation_id,
             event.source,
             event.version,
-            dumps(event.data).decode(),
+            _text(event),
         )
         for position, event in enumerate(events, last + 1)
     ]
+
+
+def _text(event: BaseEvent) -> str:
+    data = orjson.dumps(event.data)
+    event.size = len(data)
+    return data.decode()
 
 
 def event_of(row: tuple[Any, ...]) -> BaseEvent:
@@ -61,4 +66,6 @@ def event_of(row: tuple[Any, ...]) -> BaseEvent:
         "source": source,
         "version": version,
     }
-    return rebuild(keys, event_type, time_us, position, recorded_ns)
+    event = rebuild(keys, event_type, time_us, position, recorded_ns)
+    event.size = len(data)
+    return event

@@ -6,8 +6,8 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,10 @@ _UNFIT = (
     OverflowError,
 )
 _COUNT_LETTERS = "SELECT queue, count(*) FROM dead_letters GROUP BY queue"
+
+
+# Large events are read in smaller lots.
+READ_BYTES = 8 * 1024 * 1024
 
 
 class SqliteStore:
@@ -205,7 +209,7 @@ class SqliteStore:
     def read(self, after: int, limit: int) -> list[BaseEvent]:
         """See ``EventStore.read``."""
         query = f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT ?"
-        return self._events(query, (after, limit))
+        return [event_of(row) for row in self._fetch(query, (after, limit), READ_BYTES)]
 
     def query(
         self,
@@ -242,15 +246,17 @@ class SqliteStore:
     def _events(self, query: str, values: Sequence[Any]) -> list[BaseEvent]:
         return [event_of(row) for row in self._fetch(query, values)]
 
-    def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        """All rows, read on a connection that no other thread uses meanwhile."""
+    def _fetch(self, query: str, values: Sequence[Any] = (), enough: int | None = None) -> list[Any]:
+        """All rows, read on a connection that no other thread uses meanwhile; or the first of them, until their last
+        columns have ``enough`` characters."""
         self._check_open()
         try:
             reader = self._idle.pop()
         except IndexError:
             reader = self._new_reader()
         try:
-            return reader.execute(query, values).fetchall()
+            with closing(reader.execute(query, values)) as rows:
+                return rows.fetchall() if enough is None else _first(rows, enough)
         except sqlite3.Error as error:
             raise StoreError(f"can't read from the event store: {error}") from error
         finally:
@@ -348,3 +354,13 @@ class SqliteStore:
             for connection in self._connections:
                 connection.close()
             os.close(self._lock_file)
+
+
+def _first(rows: Iterable[Any], enough: int) -> list[Any]:
+    found = []
+    for row in rows:
+        found.append(row)
+        enough -= len(row[-1])
+        if enough <= 0:
+            break
+    return found

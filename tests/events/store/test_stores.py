@@ -14,7 +14,7 @@ from agent_runtime.events.base_event import BaseEvent
 from agent_runtime.events.domain_events import DomainRecord, MessageReceived
 from agent_runtime.events.errors import InvalidEvent, StoreError
 from agent_runtime.events.session_events import SessionCreatedEvent
-from agent_runtime.events.store import open_store
+from agent_runtime.events.store import open_store, sqlite
 from agent_runtime.events.store.base import DeadLetter, EventStore
 from agent_runtime.events.store.memory import MemoryStore
 from agent_runtime.events.store.sqlite import SqliteStore
@@ -124,6 +124,26 @@ def test_read_pages(store: EventStore) -> None:
     assert store.read(3, 4) == events[3:7]
     assert store.read(8, 4) == events[8:]
     assert store.read(10, 4) == store.read(99, 4) == store.read(0, 0) == []
+
+
+def test_large_events_are_read_in_smaller_lots(sqlite_store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read stops where it has enough bytes, not before it has an event; going on behind it finds them all."""
+    monkeypatch.setattr(sqlite, "READ_BYTES", 2_000)
+    events = [switched() for _ in range(10)]
+    for event in events:
+        event.data["reason"] = "x" * 900
+    sqlite_store.append(events)
+    assert all(900 < event.size < 1_000 for event in events)
+    found: list[BaseEvent] = []
+    lots = []
+    while lot := sqlite_store.read(len(found), 100):
+        lots.append(len(lot))
+        found += lot
+    assert lots == [3, 3, 3, 1]
+    assert found == events
+    assert [event.size for event in found] == [event.size for event in events]
+    monkeypatch.setattr(sqlite, "READ_BYTES", 1)
+    assert sqlite_store.read(0, 100) == events[:1]
 
 
 def test_query_by_session_correlation_and_type(store: EventStore) -> None:
