@@ -207,7 +207,12 @@ class Turn:
         started = AgentProcessingStartedEvent(
             agent_type=agent.name, message=content, session_id=self._session_id, source=SOURCE
         )
-        await self._with.bus.publish_many([started])
+        try:
+            await self._with.bus.publish_many([started])
+        except asyncio.CancelledError as error:
+            # Who waits for the store may leave; what is on its way there arrives all the same.
+            await asyncio.shield(asyncio.ensure_future(self._fail(agent, started, error)))
+            raise
         EventCorrelation.set_causation_id(started.event_id)
         return started
 

@@ -86,9 +86,14 @@ class ToolExecutor:
         started = ToolExecutionStartedEvent(
             tool_name=_name(tool_name), call_id=_name(call_id), session_id=session_id, source=SOURCE
         )
-        # Stored before the tool runs: after a crash, what may have been run is not run again.
-        await self._bus.publish_many([started])
         began = time.monotonic_ns()
+        try:
+            # Stored before the tool runs: after a crash, what may have been run is not run again.
+            await self._bus.publish_many([started])
+        except asyncio.CancelledError:
+            # Who waits for the store may leave; what is on its way there arrives all the same.
+            await self._failed(started, began, ToolError("cancelled", "was cancelled"))
+            raise
         EventCorrelation.set_causation_id(started.event_id)
         try:
             content = await self._run(tool_name, arguments, call)
