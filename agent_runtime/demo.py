@@ -117,7 +117,7 @@ class Demo:
 def events_in(series: Series) -> float:
     """How many events the metrics have counted, those about the service itself aside."""
     rows = series.get("agent_runtime_events_total", [])
-    return sum(value for labels, value in rows if not labels["event_type"].startswith("system_"))
+    return sum(value for labels, value in rows if not labels["event_type"].startswith(("system_", "agent_registered")))
 
 
 def total(series: Series, name: str, **labels: str) -> float:
