@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any
 
 from agent_runtime.events.correlation import EventCorrelation, new_correlation_id
@@ -52,7 +53,8 @@ class MultiAgentOrchestrator:
         self._with = services
         self._turns: set[asyncio.Task[None]] = set()
         self._watched: dict[str, asyncio.Task[None]] = {}
-        # One turn a session: whoever holds its lock. One decision an approval, until what follows from it has begun.
+        self._streamed: dict[str, asyncio.Task[None]] = {}
+        # One turn a session: whoever holds its lock.
         self._locks = Locks()
         self._deciding = Locks()
         self._begun: set[str] = set()
@@ -103,7 +105,7 @@ class MultiAgentOrchestrator:
     ) -> Stream:
         """Take a decision; the chunks of what follows from it. Raises: as ``HITLManager.decide``."""
         asked = await self._with.hitl.find(call_id, session_id)
-        # Who has decided over a stream wants to see what follows: the one that watches waits at this lock meanwhile.
+        # Who decides over a stream wants to see what follows; whoever watches waits at this lock meanwhile.
         async with self._deciding(call_id if asked is None else asked.id):
             approval = await self._with.hitl.decide(
                 call_id,
@@ -113,7 +115,10 @@ class MultiAgentOrchestrator:
                 modified_arguments=modified_arguments,
                 feedback=feedback,
             )
-            return self._start(session_id, lambda turn: turn.decided(approval))
+            stream = self._start(session_id, lambda turn: turn.decided(approval))
+            self._streamed[approval.id] = stream.task
+            stream.task.add_done_callback(lambda _: self._streamed.pop(approval.id, None))
+            return stream
 
     async def pass_on(self, session_id: str, agent_type: str, reason: str = "") -> AgentContext:
         """Pass a session on without a turn; a run that is under way goes on. Raises: as ``request_switch``."""
@@ -207,7 +212,8 @@ class MultiAgentOrchestrator:
         """Continue the turn when the approval is decided, unless a stream does."""
         if approval.id in self._watched or self._stopping:
             return
-        task = asyncio.create_task(self._continue_after(approval))
+        # Outside of whatever asked: its span ends with its request, and may have ended long since.
+        task = asyncio.create_task(self._continue_after(approval), context=Context())
         self._watched[approval.id] = task
         task.add_done_callback(lambda _: self._watched.pop(approval.id, None))
 
@@ -221,7 +227,9 @@ class MultiAgentOrchestrator:
             except HITLError:
                 return
         async with self._deciding(approval.id):
-            pass
+            streamed = self._streamed.get(approval.id)
+        if streamed is not None:
+            await asyncio.wait((streamed,))
         await self._run(decided.session_id, lambda turn: turn.decided(decided), _nowhere)
 
     async def recover(self) -> None:

@@ -52,11 +52,14 @@ class Stream:
 
     Args:
         pipe: what the turn puts its chunks into. task: the turn.
+
+    Attributes:
+        task: as given.
     """
 
     def __init__(self, pipe: Pipe, task: asyncio.Task[None]) -> None:
         self._pipe = pipe
-        self._task = task
+        self.task = task
         self._last = [DONE]
         task.add_done_callback(self._ended)
 
@@ -79,6 +82,6 @@ class Stream:
 
     async def aclose(self) -> None:
         """Cancel the turn, if it is not done, and wait until that is recorded."""
-        if not self._task.done():
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        if not self.task.done():
+            self.task.cancel()
+            await asyncio.wait((self.task,))
