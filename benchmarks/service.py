@@ -166,8 +166,8 @@ class Connection:
         return piece
 
 
-def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Wait for ``condition``.
+def until(condition: Callable[[], bool], seconds: float = 120.0, every: float = 1.0) -> None:
+    """Wait for ``condition``, looked at ``every`` so many seconds.
 
     Raises:
         TimeoutError: it did not come true in time.
@@ -176,4 +176,4 @@ def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError
-        time.sleep(1.0)
+        time.sleep(every)
