@@ -13,7 +13,7 @@ import orjson
 from agent_runtime.events.correlation import current, random_bits
 from agent_runtime.events.errors import InvalidEvent
 from agent_runtime.events.event_types import CATEGORY_OF, EventCategory, EventType
-from agent_runtime.events.fields import Field, check_fields, check_object, name_problem
+from agent_runtime.events.fields import Field, check_data, name_problem
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST_US = int((datetime(2000, 1, 1, tzinfo=UTC) - EPOCH).total_seconds()) * 1_000_000
@@ -143,8 +143,7 @@ class BaseEvent:
             self.source = str(self.source)
         if type(self.data) is not dict:
             raise InvalidEvent("data", f"expected an object, got {type(self.data).__name__}")
-        check_object(self.data)
-        check_fields(self.data, self.FIELDS)
+        check_data(self.data, self.FIELDS)
 
     @property
     def timestamp(self) -> datetime:
