@@ -41,7 +41,7 @@ from agent_runtime.settings import Settings
 from telemetry import Telemetry, attach
 from telemetry.runtime import resource_attributes
 from telemetry.settings import TelemetrySettings
-from telemetry.tracing import HttpTracing
+from telemetry.tracing import HttpTracing, without_query
 
 logger = logging.getLogger("agent_runtime")
 
@@ -228,6 +228,7 @@ def create_app(settings: Settings) -> FastAPI:
     FastAPIInstrumentor.instrument_app(
         app,
         tracer_provider=service.tracing.provider,
+        server_request_hook=without_query,
         excluded_urls=NOT_TRACED,
         exclude_spans=["receive", "send"],
     )

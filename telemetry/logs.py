@@ -34,6 +34,9 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
+# At DEBUG these write down what they carry, which is what people and models say.
+_CARRIERS = ("aiosqlite", "asyncpg", "sqlalchemy", "openai", "httpx", "httpx2", "httpcore", "httpcore2")
+
 # uvicorn brings handlers of its own, which would write its lines a second time.
 _OWN_HANDLERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
@@ -102,6 +105,8 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers = [*(kept for kept in root.handlers if not isinstance(kept, _OurHandler)), handler]
     root.setLevel(number)
+    for name in _CARRIERS:
+        logging.getLogger(name).setLevel(max(number, logging.INFO))
     for name in _OWN_HANDLERS:
         logger = logging.getLogger(name)
         logger.handlers.clear()
