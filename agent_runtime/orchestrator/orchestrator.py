@@ -197,7 +197,7 @@ class MultiAgentOrchestrator:
             error_type, message = describe(error)
             if isinstance(error, DatabaseUnavailable):
                 logger.error("a turn of session %s failed: %s", session_id, error)
-            elif isinstance(error, SessionsError | HITLError):
+            elif error_type == "internal" and isinstance(error, SessionsError | HITLError):
                 error_type, message = "refused", str(error)
             elif error_type == "internal":
                 logger.exception("a turn of session %s failed", session_id)

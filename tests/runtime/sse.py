@@ -1,6 +1,7 @@
 """Talking to a running service as its clients do: messages in, Server-Sent Events out."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -65,19 +66,20 @@ class Listener:
         self.events: list[Event] = []
         self._client = httpx.Client(base_url=service.url, trust_env=False, timeout=60)
         self._request = body(session_id, **message)
-        self._left = threading.Event()
+        self._response: httpx.Response | None = None
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         try:
             with self._client.stream("POST", "/agent/message/stream", json=self._request) as response:
+                self._response = response
                 for event in read(response.iter_lines()):
                     self.events.append(event)
-                    if self._left.is_set():
-                        return
         except httpx.HTTPError:
             pass
+        finally:
+            self._client.close()
 
     @property
     def ended(self) -> bool:
@@ -91,5 +93,7 @@ class Listener:
         return self.events
 
     def leave(self) -> None:
-        """Close the connection, as a client does that has seen enough; the stream must have something to say yet."""
-        self._left.set()
+        """Break the connection, as a client does that has seen enough; the stream must have begun."""
+        assert self._response is not None
+        self._response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        self.wait()
