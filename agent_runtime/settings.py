@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "AGENT_RUNTIME__"
@@ -18,6 +18,10 @@ _CAPTURE_WORDS = {
     **dict.fromkeys(("true", "1", "yes", "on", "span_only", "event_only", "span_and_event"), True),
     **dict.fromkeys(("false", "0", "no", "off", "no_content"), False),
 }
+
+
+# Thirty years: as nanoseconds still a whole number of 64 bits, also when added to the time.
+MAX_SECONDS = 1e9
 
 
 class SettingsError(ValueError):
@@ -41,10 +45,18 @@ def _capture(value: Any) -> Any:
         raise ValueError(f"must be one of {', '.join(_CAPTURE_WORDS)}, got {value!r}") from None
 
 
+def _key(value: SecretStr) -> SecretStr:
+    key = value.get_secret_value()
+    if not key.isprintable() or key != key.strip():
+        raise ValueError("must be printable characters, without a space or a line end at its ends")
+    return value
+
+
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
 LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)]
 Synchronous = Annotated[Literal["FULL", "NORMAL", "EXTRA"], BeforeValidator(_upper)]
-Seconds = Annotated[float, Field(allow_inf_nan=False)]
+Seconds = Annotated[float, Field(allow_inf_nan=False, le=MAX_SECONDS)]
+Key = Annotated[SecretStr, AfterValidator(_key)]
 
 
 class Settings(BaseSettings):
@@ -73,11 +85,11 @@ class Settings(BaseSettings):
         description="`FULL` keeps what was acknowledged through a power failure, `NORMAL` through a crash only.",
     )
 
-    internal_api_key: SecretStr | None = Field(None, description="Admin key: may do everything.")
-    ingest_key: SecretStr | None = Field(None, description="Key that may send events.")
-    read_key: SecretStr | None = Field(None, description="Key that may read events, audit log and JSON metrics.")
-    approver_key: SecretStr | None = Field(None, description="Runtime mode: key that may read and decide approvals.")
-    scrape_key: SecretStr | None = Field(None, description="Key that may read `/metrics`.")
+    internal_api_key: Key | None = Field(None, description="Admin key: may do everything.")
+    ingest_key: Key | None = Field(None, description="Key that may send events.")
+    read_key: Key | None = Field(None, description="Key that may read events, audit log and JSON metrics.")
+    approver_key: Key | None = Field(None, description="Runtime mode: key that may read and decide approvals.")
+    scrape_key: Key | None = Field(None, description="Key that may read `/metrics`.")
 
     log_level: LogLevel = Field("INFO", description="Least severe level that is logged.")
     log_format: LogFormat = Field("auto", description="`json`, `console`, or `auto`: console on a terminal, else JSON.")
@@ -121,7 +133,7 @@ class Settings(BaseSettings):
         None, description="Runtime mode: an OpenAI-compatible endpoint; without one a scripted model plays."
     )
     llm_model: str = Field("gpt-4o-mini", min_length=1, description="Runtime mode: name of the model.")
-    llm_api_key: SecretStr | None = Field(None, description="Runtime mode: key for that endpoint.")
+    llm_api_key: Key | None = Field(None, description="Runtime mode: key for that endpoint.")
     llm_timeout_seconds: Seconds = Field(300.0, gt=0, description="Runtime mode: longest a model call may take.")
     sessions_db_url: str | None = Field(
         None,
@@ -190,7 +202,9 @@ def _sentence(row: Mapping[str, Any]) -> str:
         return what
     name = variable(str(row["loc"][0]))
     got = row.get("input")
-    shown = "" if name.endswith("_KEY") or row["type"] == "value_error" else f", got {str(got)[:80]!r}"
+    # What has an @ may be a URL with a password in it.
+    secret = name.endswith("_KEY") or "@" in str(got)
+    shown = "" if secret or row["type"] == "value_error" else f", got {str(got)[:80]!r}"
     return f"{name}: {what[0].lower()}{what[1:]}{shown}"
 
 

@@ -39,7 +39,7 @@ class Service:
     """A running service.
 
     folder: where its database `events.db` and its log `service.log` are. env: variables that it is given.
-    arguments: further arguments of `serve`. headers: sent by `client` with every request.
+    arguments: further arguments of `serve`. headers: sent by `client` with every request. program: what Python runs.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Service:
         env: Mapping[str, str] | None = None,
         arguments: Sequence[str] = ("--mode", "sidecar"),
         headers: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "agent_runtime.cli"),
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -57,10 +58,11 @@ class Service:
         self._folder = folder
         self._env = environ(**{"AGENT_RUNTIME__DB_URL": f"sqlite:///{self.database}", **SETTLE, **(env or {})})
         self._arguments = arguments
+        self._program = program
 
     def start(self) -> None:
         """Start the process; returns when it is ready."""
-        command = [sys.executable, "-m", "agent_runtime.cli", "serve", "--port", str(self.port), *self._arguments]
+        command = [sys.executable, *self._program, "serve", "--port", str(self.port), *self._arguments]
         with open(self._folder / "service.log", "ab") as log:
             self.process = subprocess.Popen(command, cwd=self._folder, env=self._env, stdout=log, stderr=log)
         give_up = time.monotonic() + START_SECONDS

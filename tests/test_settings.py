@@ -125,6 +125,22 @@ def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value:
     assert words in str(raised.value)
 
 
+@pytest.mark.parametrize("key", [" ", "key ", "key\n", "\tkey", "k\ney", "k\x00ey"])
+def test_a_key_that_no_request_could_carry(key: str) -> None:
+    """It would lock everybody out, so it is refused, and not shown."""
+    with pytest.raises(SettingsError, match="READ_KEY: must be printable characters, without a space") as error:
+        load_settings(read_key=key)
+    assert "key\n" not in str(error.value)
+    assert {"read": "ключ und schlüssel"} == load_settings(read_key="ключ und schlüssel").keys
+
+
+@pytest.mark.parametrize("seconds", ["settle_seconds", "turn_deadline_seconds", "checkpoint_seconds", "late_seconds"])
+def test_durations_end(seconds: str) -> None:
+    """A duration too long to be counted in nanoseconds is refused by name."""
+    with pytest.raises(SettingsError, match=f"{seconds.upper()}: .* 1000000000"):
+        load_settings(**{seconds: 1e300})
+
+
 def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three mistakes are three lines, not three starts."""
     for name in ("PORT", "LABEL_BUDGET", "MAX_BODY_BYTES"):
