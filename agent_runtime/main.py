@@ -46,7 +46,7 @@ from telemetry.tracing import HttpTracing, without_query
 logger = logging.getLogger("agent_runtime")
 
 # Of the 5 s that a stop may take, uvicorn keeps up to GRACE_SECONDS for open requests; what is left is for the folds.
-STOP_SECONDS = 4.5
+STOP_SECONDS = 4.0
 GRACE_SECONDS = 2
 START_SECONDS = 2.0
 NOT_TRACED = "/metrics,/health,/ready,/events.*"
