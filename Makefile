@@ -19,7 +19,7 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-run: install ## the sidecar with a sample of real agent sessions
+run: install ## the service, with a sample of real agent sessions and live ones
 	$(BIN)/agent-runtime demo
 
 test: lint ## lint, then every test
