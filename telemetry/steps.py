@@ -28,7 +28,7 @@ class TurnFacts:
         start_us, end_us: the turn's first and last moment, microseconds since 1970.
         steps: every step that has begun or ended, by start.
         step_of: each of them by the ids of its events, but for announcements.
-        open_steps: those of them without an end. late_starts: those with an end only.
+        open_steps: those of them without an end. late_starts: those whose beginning must be late.
         causes: ids that events name as their cause and that are not among the events.
     """
 
@@ -42,7 +42,7 @@ class TurnFacts:
         self._set_times()
         self.steps.sort(key=_by_start)
         self.open_steps = [step for step in self.steps if step.closed is None]
-        self.late_starts = [step for step in self.steps if step.opened is None]
+        self.late_starts = [step for step in self.steps if step.opened is None and not self._is_refusal(step.first)]
         causes: set[str | None] = {event.causation_id for event in self.events}
         causes.difference_update(self.by_id)
         self.causes = {cause for cause in causes if cause is not None}
@@ -50,6 +50,12 @@ class TurnFacts:
         self._has_parents = False
         self._phases: dict[str, int] | None = None
         self._errors: dict[str, list[tuple[Any, ...]]] | None = None
+
+    def _is_refusal(self, end: BaseEvent) -> bool:
+        """Whether a call was refused when it was requested, and so has no beginning."""
+        cause = self.by_id.get(end.causation_id or "")
+        requested = cause is not None and cause.event_type == T.TOOL_EXECUTION_REQUESTED
+        return requested and end.event_type == T.TOOL_EXECUTION_FAILED and end.data.get("duration_ms") == 0
 
     def _set_times(self) -> None:
         for step in self.steps:

@@ -16,6 +16,7 @@ from agent_runtime.events.tool_events import (
     HITLDecisionMadeEvent,
     ToolApprovalRequiredEvent,
     ToolExecutionCompletedEvent,
+    ToolExecutionFailedEvent,
     ToolExecutionRequestedEvent,
     ToolExecutionStartedEvent,
 )
@@ -107,6 +108,17 @@ def test_an_end_without_a_beginning() -> None:
     facts = facts_of(turn.events)
     assert [4_000_000] == [step.end_us - step.start_us for step in facts.late_starts]
     assert 4_000_000 == facts.end_us - facts.start_us == sum(facts.phases().values())
+
+
+def test_a_refused_call() -> None:
+    """A call that failed at once, because of its request alone, had no beginning; none is waited for."""
+    turn = Script("a")
+    requested = turn.tell(ToolExecutionRequestedEvent, **CALL, arguments={})
+    failure = {**CALL, "error_message": "no", "error_type": "not_allowed"}
+    turn.tell(ToolExecutionFailedEvent, requested, **failure, duration_ms=0.0)
+    assert [] == facts_of(turn.events).late_starts
+    turn.tell(ToolExecutionFailedEvent, requested, **failure, duration_ms=1.0)
+    assert 1 == len(facts_of(turn.events).late_starts)
 
 
 def test_a_second_decision_changes_nothing() -> None:
