@@ -106,7 +106,7 @@ class LiveSessions:
         """What has happened so far."""
         counts = self._counts
         return (
-            f"{counts['sessions']} sessions, {counts['messages']} messages, {counts['errors']} errors; approvals: "
+            f"{counts['sessions']} sessions, {counts['messages']} messages, {counts['errors']} errors; "
             f"{counts['approve']} approved, {counts['edit']} edited, {counts['reject'] + counts['feedback']} rejected, "
             f"{counts['nobody']} left alone"
         )

@@ -69,9 +69,9 @@ def accepted(answer: bytes) -> Result:
     return Result(Outcome.ACCEPTED, _cut(partial.error_message), max(0, partial.rejected_spans))
 
 
-def unreachable(error: Exception) -> Result:
-    """No answer came, for this reason."""
-    return Result(Outcome.RETRY, _cut(f"{type(error).__name__}: {error}".rstrip(": ")))
+def unreachable(error: Exception, where: str = "") -> Result:
+    """No answer came, for this reason; ``where`` names the address that was tried."""
+    return Result(Outcome.RETRY, _cut(f"{where} {type(error).__name__}: {error}".lstrip().rstrip(": ")))
 
 
 def timed_out(seconds: float) -> Result:

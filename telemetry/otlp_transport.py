@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Protocol, TextIO
+from urllib.parse import urlsplit
 
 import grpc  # type: ignore[import-untyped]
 import httpx
@@ -57,6 +58,8 @@ class HttpTransport:
 
     def __init__(self, config: OtlpConfig) -> None:
         self._config = config
+        # For complaints: without what may be secret in a URL, the user's part and the query.
+        self._where = urlsplit(config.endpoint).netloc.rpartition("@")[2]
         self._client: httpx.AsyncClient | None = None
         self._closed = False
         self._headers = {"user-agent": "agent-runtime", **config.headers, "content-type": "application/x-protobuf"}
@@ -76,7 +79,7 @@ class HttpTransport:
         except TimeoutError:
             return timed_out(self._config.timeout)
         except (httpx.HTTPError, OSError) as error:
-            return CLOSED if self._closed else unreachable(error)
+            return CLOSED if self._closed else unreachable(error, self._where)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -16,7 +16,10 @@ from telemetry.otlp_config import GRPC, OtlpConfig
 
 # They speak with every attempt, every second or two, while a backend is away. The outbox talks to the same backend and
 # says it once a minute, and metrics count it.
-_TALKATIVE = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.exporter.otlp.proto.grpc.exporter")
+_TALKATIVE = (
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+)
 
 
 class HttpTracing:

@@ -99,3 +99,4 @@ def test_an_answer_that_is_no_message_is_no_failure(body: bytes) -> None:
 def test_an_error_without_words_is_told_by_its_type() -> None:
     """A network error often has no text; its type then is the message."""
     assert Result(Outcome.RETRY, "ConnectionResetError") == unreachable(ConnectionResetError())
+    assert Result(Outcome.RETRY, "localhost:4318 OSError: gone") == unreachable(OSError("gone"), "localhost:4318")
