@@ -97,7 +97,7 @@ class Talk:
     def send(self, session_id: str, message: dict[str, Any]) -> str:
         """Send a message; what is streamed."""
         body = {"session_id": session_id, "message": message}
-        answer = self.request("POST", "/agent/message/stream", json=body).text
+        answer = str(self.request("POST", "/agent/message/stream", json=body).text)
         self.told += [part for part in answer.split("\n\n") if part.startswith("event: error")]
         return answer
 
