@@ -68,6 +68,7 @@ def test_a_long_head_and_a_slow_body_are_served(service: Service) -> None:
             connection.sendall(b"[]")
             answer = b""
             while not answer.endswith(b"}"):
-                assert (chunk := connection.recv(65_536)), "closed"
+                chunk = connection.recv(65_536)
+                assert chunk, "it was closed"
                 answer += chunk
             assert answer.startswith(b"HTTP/1.1 202")
