@@ -131,12 +131,33 @@ def test_one_store_one_service(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("disabled", ["true", "false"])
 def test_with_and_without_the_sdk(tmp_path: Path, disabled: str) -> None:
-    """OTEL_SDK_DISABLED switches spans off, and nothing else."""
-    with Service(tmp_path, {"OTEL_SDK_DISABLED": disabled}) as service:
-        assert 1 == service.post(switched())["accepted"]
-        assert 200 == service.client.get("/metrics").status_code
+    """OTEL_SDK_DISABLED switches spans off, and nothing else; on the console they bear the resource of the
+    variables."""
+    environ = {
+        "OTEL_TRACES_EXPORTER": "console",
+        "OTEL_SDK_DISABLED": disabled,
+        "OTEL_SERVICE_NAME": "shop",
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test,team=a%20b",
+    }
+    turn = {"session_id": "s1", "correlation_id": "4bf92f3577b34da6a3ce929d0e0e4736"}
+    call = {"tool_name": "read_file", "call_id": "c1"}
+    events = [
+        {"event_type": "tool_execution_started", **turn, "data": call},
+        {"event_type": "tool_execution_completed", **turn, "data": {**call, "duration_ms": 1, "result_length": 1}},
+    ]
+    with Service(tmp_path, environ) as service:
+        assert 2 == service.post(events)["accepted"]
+        settled = 'gen_ai_invoke_workflow_duration_seconds_count{error_type=""} 1.0'
+        service.wait_until(lambda: settled in service.client.get("/metrics").text, "the turn to settle")
         assert 0 == service.stop()
         assert "Traceback" not in service.log
+        spans = [json.loads(line) for line in service.log.splitlines() if line.startswith('{"trace_id"')]
+    names = [] if disabled == "true" else ["execute_tool read_file", "invoke_workflow"]
+    assert names == sorted(span["name"] for span in spans)
+    for span in spans:
+        resource = span["resource"]
+        found = [resource.get(key) for key in ("service.name", "deployment.environment.name", "team")]
+        assert ["shop", "test", "a b"] == found
 
 
 def test_memory_store(tmp_path: Path) -> None:
