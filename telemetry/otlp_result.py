@@ -47,6 +47,7 @@ class Result:
     message: the backend's words or the network's, cut. rejected_spans: of an accepted request, by `partial_success`.
     retry_after: seconds that the backend asked for. too_large: refused for its size, smaller batches may pass.
     misconfigured: the endpoint or the credentials are wrong; the spans are not to blame, so the outcome is RETRY.
+    uncertain: refused by an answer that may as well mean that the backend is broken; worth a few more tries.
     """
 
     outcome: Outcome
@@ -55,6 +56,7 @@ class Result:
     retry_after: float | None = None
     too_large: bool = False
     misconfigured: bool = False
+    uncertain: bool = False
 
 
 CLOSED = Result(Outcome.RETRY, "the connection was closed")
@@ -89,7 +91,7 @@ def http_result(status: int, headers: Mapping[str, str], body: bytes) -> Result:
         return replace(result, outcome=Outcome.RETRY, retry_after=_retry_after(headers.get("retry-after", "")))
     if status in MISCONFIGURED_HTTP:
         return replace(result, outcome=Outcome.RETRY, misconfigured=True)
-    return replace(result, too_large=status == 413)
+    return replace(result, too_large=status == 413, uncertain=status == 500)
 
 
 def grpc_result(error: Any) -> Result:
@@ -104,7 +106,7 @@ def grpc_result(error: Any) -> Result:
         return replace(result, outcome=Outcome.RETRY, retry_after=_retry_delay(error.trailing_metadata() or ()))
     if code in MISCONFIGURED_GRPC:
         return replace(result, outcome=Outcome.RETRY, misconfigured=True)
-    return result
+    return replace(result, uncertain=code in (_CODE.INTERNAL, _CODE.UNKNOWN))
 
 
 def _failure(message: str) -> Result:

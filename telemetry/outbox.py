@@ -31,6 +31,8 @@ logger = logging.getLogger("agent_runtime.telemetry")
 CHUNK = 1_000
 TICK_SECONDS = 0.5
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
+# An outage that answers 500 must not cost the spans; a span at which a backend breaks must not hold up the rest.
+UNCERTAIN_TRIES = 10
 FOREVER_NS = 2**62
 EXPORT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -161,11 +163,13 @@ class Outbox:
         """Send until each of these spans is taken or refused; False if the outbox was stopped before."""
         body = self._encoder.request(batch)
         pause = FIRST_PAUSE
+        doubts = 0
         while not self._stopping.is_set():
             began = time.perf_counter()
             result = await self._transport.send(body)
             self._note(time.perf_counter() - began, result)
-            if result.outcome is Outcome.RETRY:
+            doubts += result.uncertain
+            if result.outcome is Outcome.RETRY or (result.uncertain and doubts < UNCERTAIN_TRIES):
                 wanted = pause if result.retry_after is None else result.retry_after
                 await self._pause(min(max(wanted, FIRST_PAUSE), LONGEST_PAUSE))
                 pause = min(pause * 2, LONGEST_PAUSE)

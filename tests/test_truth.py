@@ -255,6 +255,14 @@ def backend_refuses(receiver: OtlpReceiver, service: Service) -> None:
     send(service, lines())
 
 
+def backend_broken(receiver: OtlpReceiver, service: Service) -> None:
+    """The backend answers 500 (INTERNAL) to everything for a while."""
+    receiver.control("refuse", status=500)
+    send(service, lines())
+    service.wait_until(lambda: receiver.seen()["requests"] >= 3, "a few tries", 60)
+    receiver.control("ok")
+
+
 def service_killed(receiver: OtlpReceiver, service: Service) -> None:
     """The service dies twice while it exports."""
     for part in (lines()[:6_000], lines()[5_000:]):
@@ -271,7 +279,9 @@ def all_is_well(receiver: OtlpReceiver, service: Service) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-@pytest.mark.parametrize("happens", [all_is_well, backend_down, backend_hangs, backend_refuses, service_killed])
+@pytest.mark.parametrize(
+    "happens", [all_is_well, backend_down, backend_hangs, backend_refuses, backend_broken, service_killed]
+)
 def test_every_span_arrives_whatever_happens(
     tmp_path: Path, receiver: OtlpReceiver, protocol: str, happens: Callable[[OtlpReceiver, Service], None]
 ) -> None:

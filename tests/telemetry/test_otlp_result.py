@@ -24,7 +24,7 @@ PROTOBUF = {"content-type": "application/x-protobuf"}
         (413, Result(Outcome.REFUSED, "HTTP 413", too_large=True)),
         (422, Result(Outcome.REFUSED, "HTTP 422")),
         (429, Result(Outcome.RETRY, "HTTP 429")),
-        (500, Result(Outcome.REFUSED, "HTTP 500")),
+        (500, Result(Outcome.REFUSED, "HTTP 500", uncertain=True)),
         (502, Result(Outcome.RETRY, "HTTP 502")),
         (503, Result(Outcome.RETRY, "HTTP 503")),
         (504, Result(Outcome.RETRY, "HTTP 504")),

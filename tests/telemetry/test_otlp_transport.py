@@ -210,7 +210,7 @@ async def test_partial_success_is_reported(otlp_receiver: OtlpReceiver, protocol
         ("grpc", 429, Result(Outcome.RETRY, "RESOURCE_EXHAUSTED: refused as told")),
         ("grpc", 504, Result(Outcome.RETRY, "DEADLINE_EXCEEDED: refused as told")),
         ("grpc", 400, Result(Outcome.REFUSED, "INVALID_ARGUMENT: refused as told")),
-        ("grpc", 500, Result(Outcome.REFUSED, "INTERNAL: refused as told")),
+        ("grpc", 500, Result(Outcome.REFUSED, "INTERNAL: refused as told", uncertain=True)),
         ("grpc", 401, Result(Outcome.RETRY, "UNAUTHENTICATED: refused as told", misconfigured=True)),
         ("grpc", 404, Result(Outcome.RETRY, "UNIMPLEMENTED: refused as told", misconfigured=True)),
         ("grpc", 413, Result(Outcome.REFUSED, "RESOURCE_EXHAUSTED: message larger than max", too_large=True)),
