@@ -243,12 +243,16 @@ def _large(folder: Path) -> list[dict[str, Any]]:
     return [
         {
             "work": f"ingest, the last tenth of {STORED:,} events: server CPU an event",
-            "yardstick": "the first tenth",
+            "yardstick": "the third tenth",
             "ours_us": costs[-1],
-            "yardstick_us": costs[0],
-            "ratio": costs[-1] / costs[0],
+            "yardstick_us": costs[2],
+            "ratio": costs[-1] / costs[2],
             "bar": 1.2,
-            "note": "resident MB after each tenth: " + ", ".join(f"{mb:.0f}" for mb in memory),
+            # The first two are over before any turn has had its grace, so nothing is settled or exported in them.
+            "note": "µs in each tenth: "
+            + ", ".join(f"{cost:.0f}" for cost in costs)
+            + "; resident MB after each: "
+            + ", ".join(f"{mb:.0f}" for mb in memory),
         },
         {
             "work": f"audit query of one session among {STORED:,} events, over HTTP",
