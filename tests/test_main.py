@@ -134,6 +134,7 @@ def test_with_and_without_the_sdk(tmp_path: Path, disabled: str) -> None:
     """OTEL_SDK_DISABLED switches spans off, and nothing else; on the console they bear the resource of the
     variables."""
     environ = {
+        "AGENT_RUNTIME__LATE_SECONDS": "0.2",
         "OTEL_TRACES_EXPORTER": "console",
         "OTEL_SDK_DISABLED": disabled,
         "OTEL_SERVICE_NAME": "shop",

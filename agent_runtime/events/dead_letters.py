@@ -53,8 +53,12 @@ class DeadLetters:
     async def retry(self, letter_id: int, routing: Routing, delivery: Delivery) -> bool:
         """Give a letter to its handler once more; see ``EventBus.retry_dead_letter``."""
         letter = await self._call(self._find, letter_id)
+        if letter.queue != "handlers":
+            raise LookupError(
+                f"dead letter {letter_id} is of the queue {letter.queue}: only those of handlers are retried"
+            )
         found = [subscription for subscription in routing.subscriptions if subscription.name == letter.consumer]
-        if letter.queue != "handlers" or not found:
+        if not found:
             raise LookupError(f"no subscriber is called {letter.consumer}")
         event = await self._call(self._store.get, letter.event_id) or parse_event(letter.payload)
         # Beside the queue, which the letter has left: so with figures of its own, that tell how it went.

@@ -10,7 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from agent_runtime.events import BaseEvent, EventHandlerWithRetry, EventType
 from agent_runtime.events.store import DeadLetter, SqliteStore
+from agent_runtime.main import create_app
+from agent_runtime.settings import Settings
 from tests.api.examples import switched, tool_completed
 from tests.service import Service
 
@@ -208,7 +211,8 @@ def test_dead_letters(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "events.db")
     for number in range(3):
         payload = json.dumps({"n": number}) if number else "no JSON"
-        store.add_dead_letter(DeadLetter("handlers", "app.handler", f"e{number}", payload, "E: x", 3, 1_000_000_000))
+        queue, consumer = ("handlers", "app.handler") if number < 2 else ("spans", "otlp")
+        store.add_dead_letter(DeadLetter(queue, consumer, f"e{number}", payload, "E: x", 3, 1_000_000_000))
     store.close()
     with Service(tmp_path) as service:
         first = service.client.get("/events/dead-letters", params={"limit": 2}).json()
@@ -225,7 +229,47 @@ def test_dead_letters(tmp_path: Path) -> None:
             "attempts": 3,
             "failed_at": "1970-01-01T00:00:01.000000Z",
         } == first["dead_letters"][1]
-        for letter_id, words in ((2, "no subscriber is called app.handler"), (99, "there is no dead letter 99")):
+        for letter_id, words in (
+            (2, "no subscriber is called app.handler"),
+            (3, "dead letter 3 is of the queue spans: only those of handlers are retried"),
+            (99, "there is no dead letter 99"),
+        ):
             response = service.client.post(f"/events/dead-letters/{letter_id}/retry")
             assert (404, {"error": words}) == (response.status_code, response.json())
         assert 3 == len(service.client.get("/events/dead-letters").json()["dead_letters"])
+
+
+async def test_a_dead_letter_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes once more to its handler, and only to it; it stays while that fails, and is gone when it succeeds."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    app = create_app(Settings(mode="sidecar", db_url=f"sqlite:///{tmp_path}/events.db"))
+    seen: list[str] = []
+    broken = True
+
+    async def fragile(event: BaseEvent) -> None:
+        seen.append(event.event_id)
+        if broken:
+            raise OSError("the disk is full")
+
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
+    async with app.router.lifespan_context(app), client:
+        bus = app.state.service.bus
+        bus.subscribe(
+            event_type=EventType.AGENT_SWITCHED, handler=EventHandlerWithRetry(fragile, max_retries=2, retry_delay=0)
+        )
+        assert 202 == (await client.post("/events", json=switched())).status_code
+        await bus.drain()
+        (letter,) = (await client.get("/events/dead-letters")).json()["dead_letters"]
+        assert ("agent_switched", 2, "OSError: the disk is full") == (
+            letter["payload"]["event_type"],
+            letter["attempts"],
+            letter["error"],
+        )
+        retry = f"/events/dead-letters/{letter['letter_id']}/retry"
+        outcomes = [(await client.post(retry)).json()["succeeded"]]
+        broken = False
+        outcomes.append((await client.post(retry)).json()["succeeded"])
+        assert [False, True] == outcomes
+        assert [] == (await client.get("/events/dead-letters")).json()["dead_letters"]
+        assert [letter["event_id"]] * 5 == seen
+        assert 404 == (await client.post(retry)).status_code

@@ -151,6 +151,11 @@ def test_an_edited_call(tmp_path: Path, model: OpenAIServer, otlp: OtlpReceiver)
         root, *children = check_trace(spans, TRACE)
         (request,) = (span for span in spans if span["trace_id"] == TRACE and span["kind"] == 2)
         assert ("POST /agent/message/stream", "00f067aa0ba902b7") == (request["name"], request["parent_span_id"])
+        # No span of a message of ASGI, of a scrape or of a view.
+        assert {("POST", 2), ("GET", 2)} >= {
+            (span["name"].split()[0], span["kind"]) for span in spans if span["scope"] != "agent_runtime.telemetry"
+        }
+        assert [] == [span["name"] for span in spans if "/metrics" in span["name"] or "/events" in span["name"]]
         phases = {"chat": "model", "await_approval": "human", "execute_tool": "tool"}
         spent = dict.fromkeys(("model", "human", "tool"), 0)
         for span in children:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent_runtime.agents.definitions import AGENTS
 from agent_runtime.events.agent_events import (
     AgentErrorOccurredEvent,
     AgentProcessingCompletedEvent,
@@ -26,7 +27,9 @@ from agent_runtime.events.tool_events import (
     ToolExecutionRequestedEvent,
     ToolExecutionStartedEvent,
 )
+from agent_runtime.tools import Workspace, standard_tools
 from telemetry import attach
+from telemetry.bindings import KNOWN_VALUES
 from telemetry.families import HistogramSeries
 from telemetry.metrics_fold import MetricsFold
 from telemetry.turns import NS, Deadlines
@@ -443,8 +446,9 @@ def test_a_broken_event_is_passed_over(caplog: pytest.LogCaptureFixture) -> None
     assert "chat gpt-4o" in {span.name for span in spans}
 
 
-async def test_a_million_tool_names() -> None:
-    """Distinct tool names without end: at most 2,000 series in the whole exposition, flat memory, overflow counted."""
+async def test_tool_names_without_end() -> None:
+    """At most 2,000 series in the whole exposition, flat memory, overflow counted. benchmarks/bench_labels.py has a
+    million of them."""
     telemetry = attach(EventBus(MemoryStore(capacity=1000)), environ={"OTEL_TRACES_EXPORTER": "none"})
     fold, position = telemetry.metrics, 0
     peaks = []
@@ -479,3 +483,20 @@ def test_sums_beyond_64_bits_are_kept() -> None:
     again.load(fold.dump())
     assert 40 * (2**63 - 1) == total(again, "gen_ai_client_inference_usage_input_tokens_total")
     assert series(fold) == series(again)
+
+
+def test_our_own_names_come_first(tmp_path: Path) -> None:
+    """Agents and tools of the runtime have series of their own also when others have used the budget up."""
+    workspace = Workspace(tmp_path)
+    assert set(standard_tools(workspace).names) == KNOWN_VALUES["gen_ai_tool_name"]
+    workspace.close()
+    assert set(AGENTS) == KNOWN_VALUES["gen_ai_agent_name"]
+    fold = MetricsFold(MemoryStore(), label_budget=3)
+    names = ["a", "b", "c", "d", "echo", "move_file"]
+    for position, name in enumerate(names, 1):
+        event = ToolExecutionRequestedEvent(tool_name=name, arguments={}, call_id="c", agent="x", session_id="s")
+        event.position, event.recorded_ns = position, NOON_NS
+        fold.apply([event])
+    counted = {name: total(fold, "agent_runtime_tool_requests_total", gen_ai_tool_name=name) for name in names}
+    assert {"a": 1, "b": 1, "c": 0, "d": 0, "echo": 1, "move_file": 1} == counted
+    assert 2 == total(fold, "agent_runtime_tool_requests_total", gen_ai_tool_name="_other")

@@ -22,7 +22,11 @@ from agent_runtime.events.store.memory import MemoryStore
 from agent_runtime.events.store.sqlite import SqliteStore
 from telemetry import Telemetry, TelemetrySettings, attach
 from telemetry.identity import root_span_id
+from telemetry.otlp_result import Outcome, Result
+from telemetry.outbox import Outbox
 from telemetry.span import Span
+from telemetry.span_fold import SpanFold
+from telemetry.turns import NS, Deadlines
 from tests.otlp_fixture import OtlpReceiver
 from tests.telemetry.folds import REPOSITORY, Script, by_id, copies, folded, memory, plain_turn, real_lines
 
@@ -278,3 +282,42 @@ def test_spans_are_equal_by_value() -> None:
     """The same events give equal spans: what the other tests compare by."""
     events = turns(3)
     assert by_id(folded(memory(events))[1]) == by_id(folded(memory(copies(events)))[1])
+
+
+class Refusing:
+    """A transport that is refused so many times, once with the backend's own wish."""
+
+    def __init__(self, times: int) -> None:
+        self._results = [Result(Outcome.RETRY, "no") for _ in range(times)]
+        self._results[-1] = Result(Outcome.RETRY, "no", retry_after=60.0)
+        self._results[-2] = Result(Outcome.RETRY, "no", retry_after=0.0)
+
+    async def send(self, body: bytes) -> Result:
+        """The next answer."""
+        return self._results.pop(0) if self._results else Result(Outcome.ACCEPTED)
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+class Hurried(Outbox):
+    """Writes down how long it would wait, and does not."""
+
+    pauses: list[float]
+
+    async def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+
+async def test_pauses_lie_between_half_a_second_and_five() -> None:
+    """They double while the backend refuses; what it wishes itself counts within the same bounds."""
+    store = memory(turns(1))
+    bus = EventBus(store)
+    deadlines = Deadlines(grace=0, late=0, turn=60 * NS, approval=60 * NS)
+    outbox = Hurried(bus, SpanFold(store, deadlines), Refusing(7), {"service.name": "test"})
+    outbox.pauses = []
+    await outbox.start()
+    await until(lambda: outbox.figures.exported == SPANS_OF_A_TURN)
+    await outbox.stop(1.0)
+    await bus.close()
+    assert [0.5, 1.0, 2.0, 4.0, 5.0, 0.5, 5.0] == outbox.pauses
